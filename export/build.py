@@ -1,0 +1,178 @@
+"""From a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calib.dataset import CalibrationSet
+from export import variants
+from export.bundle import add_parity, new_bundle_folder, write_files
+from export.config import BuildConfig
+from export.frame_io import FrameGraph, measured_halo
+from export.generators import load_generator
+from export.onnx_graph import graph_from_generator
+from export.parity import VariantParity, measure, parity_frames, record, reference_pairs, tile_difference
+from export.report import html_report
+from export.shipped import Shipped, find_shipped
+from runtime.bundle import open_bundle
+from runtime.errors import GenedgeError, NotMetError, UsageError
+from runtime.sessions import available_backends
+
+Progress = Callable[[str], None]
+
+VARIANTS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished bundle and its parity figures."""
+
+    folder: Path
+    results: tuple[VariantParity, ...]
+    halo: int
+    tile_difference: int | None
+
+
+def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
+    """Build one bundle; nothing is left behind where a step fails.
+
+    Raises:
+        CheckpointError: the weights cannot be read or fit no generator.
+        NotMetError: a variant misses its parity limits.
+        GenedgeError, UsageError: anything else the user can act on.
+    """
+    _check(config)
+    shipped = find_shipped(config.weights)
+    path = shipped.path if shipped else Path(config.weights)
+    name = config.name or _bundle_name(path)
+    target = config.output / name
+    if target.exists() and not config.force:
+        raise UsageError(f"{target} exists: add --force to replace it")
+    progress(f"loading {path.name}")
+    loaded, checkpoint = load_generator(path)
+    progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
+    if config.shape is not None and not loaded.size_rule.allows(*config.shape):
+        height, width = loaded.size_rule.padded(*config.shape)
+        raise UsageError(
+            f"{loaded.family} takes no {config.shape[0]}x{config.shape[1]} frames; the next size is {height}x{width}"
+        )
+    graph = FrameGraph(loaded).eval()
+    progress("measuring the halo")
+    halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
+    progress("exporting to ONNX")
+    canonical = graph_from_generator(graph, loaded.size_rule, config.shape)
+    models = {"fp32": canonical}
+    if "fp16" in config.variants:
+        progress("deriving the fp16 variant")
+        models["fp16"] = variants.fp16_from_graph(canonical)
+    models = {variant: models[variant] for variant in config.variants}
+    material = CalibrationSet.from_paths(config.frames) if config.frames else CalibrationSet.built_in()
+    pairs = reference_pairs(loaded, parity_frames(material, loaded.size_rule, config.shape), progress)
+    with new_bundle_folder(target, force=config.force) as folder:
+        bundle = write_files(
+            folder, name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), models,
+            halo, config.shape, pairs,
+        )  # fmt: skip
+        results = measure(bundle, pairs, progress)
+        _gate(name, results)
+        seams = None
+        if loaded.tileable and config.shape is None:
+            progress("comparing tiles with the whole frame")
+            seams = tile_difference(bundle, results[0].choice, pairs[0].frame)
+            if seams > 1:
+                raise NotMetError(f"{name}: tiles differ from the whole frame by {seams} 8-bit steps (halo {halo})")
+        notes = [f"Frames: {material.source}.", f"Measured halo: {halo} input pixels."]
+        if seams is not None:
+            notes.append(f"Tiled output against whole-frame output: at most {seams} 8-bit steps apart.")
+        extra = {
+            "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
+            "frames": [list(pair.frame.shape) for pair in pairs],
+            "material": material.source,
+            "halo": halo,
+            "tile_difference": seams,
+        }
+        add_parity(bundle, results, record(results, bundle, extra), html_report(bundle, results, pairs, notes))
+    return Built(target, tuple(results), halo, seams)
+
+
+def check(place: str, progress: Progress = lambda text: None) -> list[str]:
+    """Check a bundle as the exporter sees it: digests, ONNX validity, opset, types at the edge.
+
+    Returns one line for each artifact. Raises :class:`GenedgeError` for the first thing that is wrong.
+    """
+    import onnx
+
+    from export.onnx_graph import checked
+    from export.passes import CANONICAL_OPSET, opset_of
+
+    bundle = open_bundle(place)
+    lines = []
+    for variant, artifact in bundle.manifest.artifacts.items():
+        progress(f"checking {artifact.file}")
+        model = checked(onnx.load_model_from_string(bundle.read_model(variant)))
+        for side, ports, declared in (
+            ("input", model.graph.input, bundle.manifest.inputs),
+            ("output", model.graph.output, bundle.manifest.outputs),
+        ):
+            found = [(port.name, port.type.tensor_type.elem_type) for port in ports]
+            wanted = [(port.name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))) for port in declared]
+            if found != wanted:
+                raise GenedgeError(f"{artifact.file}: its {side}s {found} are not those of the manifest {wanted}")
+        opset = opset_of(model)
+        if variant != "int8-strong" and opset != CANONICAL_OPSET:
+            raise GenedgeError(f"{artifact.file}: opset {opset}, not {CANONICAL_OPSET}")
+        lines.append(
+            f"{artifact.file}: opset {opset}, IR {model.ir_version}, {len(model.graph.node)} nodes, digest right"
+        )
+    return lines
+
+
+def _check(config: BuildConfig) -> None:
+    unknown = [variant for variant in config.variants if variant not in VARIANTS]
+    if unknown:
+        raise UsageError(f"unknown precision {unknown[0]!r}: choose among {', '.join(VARIANTS)}")
+    if "fp32" not in config.variants:
+        raise UsageError("every bundle needs the fp32 variant: the others are measured and derived from it")
+    if config.name is not None and _bundle_name(Path(config.name)) != config.name:
+        raise UsageError(f"{config.name!r} is no bundle name: use letters, digits, dot, dash and underscore")
+    if not available_backends():
+        raise GenedgeError('parity needs an engine, and none is installed: pip install "genedge[cpu]"')
+
+
+def _bundle_name(path: Path) -> str:
+    name = path.name
+    for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
+        name = name.removesuffix(suffix)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return name[:100] or "bundle"
+
+
+def _halo(graph: FrameGraph, minimum: int, multiple: int, scale: int) -> int:
+    try:
+        return measured_halo(graph, minimum, multiple, scale)
+    except ValueError as error:
+        raise GenedgeError(f"the halo cannot be measured: {error}") from None
+
+
+def _gate(name: str, results: list[VariantParity]) -> None:
+    for result in results:
+        if not result.report.passed:
+            where = f"{result.choice.variant} on {result.choice.backend} in {result.choice.precision}"
+            raise NotMetError(
+                f"{name}: {where} misses parity with PyTorch ({'; '.join(result.report.failures)}); "
+                "no bundle was written"
+            )
+
+
+def _licence(shipped: Shipped | None) -> str:
+    return shipped.licence if shipped else "unknown: the checkpoint's own licence applies"
+
+
+def _trained_on(shipped: Shipped | None) -> str:
+    return shipped.trained_on if shipped else "unknown"

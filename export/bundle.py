@@ -1,0 +1,161 @@
+"""Write a bundle: everything into a temporary folder, the manifest last, then one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import onnx
+
+from export.checkpoint import Checkpoint
+from export.config import LIMITS
+from export.generators.base import LoadedGenerator
+from export.parity import GOLDEN_FRAMES, Pair, VariantParity
+from runtime.bundle import PARITY_NAME, Bundle
+from runtime.errors import UsageError
+from runtime.frames import Frame
+from runtime.manifest import (
+    MANIFEST_NAME,
+    Artifact,
+    FileRef,
+    Geometry,
+    Golden,
+    Manifest,
+    Port,
+    Weights,
+    parse_manifest,
+)
+
+REPORT_NAME = "parity.html"
+
+
+@contextlib.contextmanager
+def new_bundle_folder(target: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``target`` when the block ends well, and vanishes otherwise.
+
+    Raises :class:`UsageError` where ``target`` exists and ``force`` is not set.
+    """
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists: add --force to replace it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.rename(old / target.name)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_files(
+    folder: Path,
+    name: str,
+    loaded: LoadedGenerator,
+    checkpoint: Checkpoint,
+    licence: str,
+    trained_on: str,
+    models: dict[str, onnx.ModelProto],
+    halo: int,
+    shape: tuple[int, int] | None,
+    pairs: Sequence[Pair],
+) -> Bundle:
+    """Write models, golden frames and a manifest that parity can already be measured with."""
+    artifacts = {}
+    for variant, model in models.items():
+        data = model.SerializeToString()
+        artifacts[variant] = Artifact(f"model.{variant}.onnx", _write(folder / f"model.{variant}.onnx", data))
+    (folder / "golden").mkdir()
+    golden = []
+    for index, pair in enumerate(_spread(pairs, GOLDEN_FRAMES)):
+        golden.append(
+            Golden(
+                _write_picture(folder, f"golden/{index}.input.png", pair.frame),
+                _write_picture(folder, f"golden/{index}.output.png", pair.reference),
+            )
+        )
+    scale = loaded.scale
+    free: tuple[int | str, ...] = ("n", "h", "w") if shape is None else (1, *shape)
+    scaled: tuple[int | str, ...] = ("n", "sh", "sw") if shape is None else (1, shape[0] * scale, shape[1] * scale)
+    manifest = Manifest(
+        name=name,
+        task=loaded.task,
+        generator=loaded.family,
+        weights=Weights(checkpoint.sha256, licence, trained_on),
+        inputs=(Port("frame", "frame", "uint8", (*free, 3)),),
+        outputs=(Port("image", "image", "uint8", (*scaled, 3)),),
+        geometry=Geometry(scale, loaded.size_rule, halo, loaded.tileable, shape),
+        artifacts=artifacts,
+        limits={key: LIMITS[key] for key in (*models, "bf16") if key in LIMITS},
+        golden=tuple(golden),
+    )
+    write_manifest(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def add_parity(bundle: Bundle, results: Sequence[VariantParity], record: dict[str, Any], report: str) -> Bundle:
+    """Write ``parity.json`` and the report, and the figures into the manifest, which is written last."""
+    (bundle.folder / PARITY_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (bundle.folder / REPORT_NAME).write_text(report, encoding="utf-8")
+    artifacts = {
+        variant: replace(
+            artifact,
+            parity={result.key: result.report.figures() for result in results if result.choice.variant == variant},
+        )
+        for variant, artifact in bundle.manifest.artifacts.items()
+    }
+    manifest = replace(bundle.manifest, artifacts=artifacts)
+    write_manifest(bundle.folder, manifest)
+    return Bundle(bundle.folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` in one step, after reading the text back through the runtime's parser."""
+    text = manifest.to_json()
+    parse_manifest(text)
+    temporary = folder / f".{MANIFEST_NAME}"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / MANIFEST_NAME)
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """``count`` pairs from all over the list, the last one (the odd size) among them."""
+    last = len(pairs) - 1
+    places = sorted({round(index * last / max(1, count - 1)) for index in range(min(count, len(pairs)))})
+    return [pairs[place] for place in places]
+
+
+def _write_picture(folder: Path, name: str, frame: Frame) -> FileRef:
+    done, data = cv2.imencode(".png", frame)
+    assert done, "OpenCV writes any uint8 picture as PNG"
+    return FileRef(name, _write(folder / name, data.tobytes()))
+
+
+def _write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Make the disk hold every file before the rename makes them count."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

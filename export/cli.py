@@ -1,0 +1,250 @@
+"""Command line of the exporter: parse, call one function, print, exit code.
+
+Torch, ONNX and the engines are imported by the verb that needs them, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import with_extras
+from runtime.errors import EXIT_OK, UsageError, guarded
+from runtime.report import table, write_json
+
+if TYPE_CHECKING:
+    from export.build import Built
+
+EXTRA_OF: dict[str, str | None] = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "skimage": "export",
+    "openvino": "cpu",
+    "onnxruntime": "cpu",
+}
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    return guarded(lambda: with_extras(lambda: verb(options), EXTRA_OF))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turn a trained PyTorch generator into a portable bundle with measured parity.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 parity not met, 130 interrupted.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    build = verbs.add_parser("build", help="build bundles from checkpoints or shipped weights")
+    build.add_argument(
+        "weights",
+        nargs="*",
+        metavar="WEIGHTS|NAME",
+        help="checkpoint files or names of shipped weights (default: all shipped)",
+    )
+    build.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("bundles"),
+        metavar="DIR",
+        help="folder for bundles (default: bundles)",
+    )
+    build.add_argument("--name", help="name of the bundle (default: the file's name)")
+    build.add_argument(
+        "--precision", default="fp32,fp16", metavar="LIST", help="variants to write (default: fp32,fp16)"
+    )
+    build.add_argument("--shape", metavar="HxW", help="one fixed frame size (default: any size)")
+    build.add_argument(
+        "--frames",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="pictures or folders for parity and golden frames (default: built-in photos)",
+    )
+    build.add_argument("--licence", help="licence of the weights, for the manifest")
+    build.add_argument(
+        "--engine",
+        choices=["auto", "none"],
+        default="auto",
+        help="device engine to build as well (TensorRT comes later)",
+    )
+    build.add_argument("--force", action="store_true", help="replace an existing bundle")
+    build.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    build.set_defaults(verb=_build)
+
+    listing = verbs.add_parser("list", help="list generator families and shipped weights")
+    listing.set_defaults(verb=_list)
+
+    check = verbs.add_parser("check", help="check a bundle: digests, ONNX, parity on its golden frames")
+    check.add_argument("bundle", metavar="BUNDLE")
+    check.set_defaults(verb=_check)
+
+    inspect = verbs.add_parser("inspect", help="show what a checkpoint or a bundle holds")
+    inspect.add_argument("file", metavar="FILE|BUNDLE")
+    inspect.set_defaults(verb=_inspect)
+    return parser
+
+
+def _build(options: argparse.Namespace) -> int:
+    from export.build import build
+    from export.config import BuildConfig
+    from export.shipped import shipped_weights
+
+    weights = options.weights or [shipped.name for shipped in shipped_weights()]
+    if options.name and len(weights) > 1:
+        raise UsageError("--name fits one checkpoint only")
+    shape = _size(options.shape) if options.shape else None
+    results = []
+    for entry in weights:
+        config = BuildConfig(
+            weights=entry,
+            output=options.output,
+            name=options.name,
+            variants=tuple(part.strip() for part in options.precision.split(",") if part.strip()),
+            shape=shape,
+            frames=tuple(options.frames),
+            engine=options.engine,
+            force=options.force,
+            licence=options.licence,
+        )
+        built = build(config, Clock())
+        print(parity_table(built))
+        print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})")
+        results.append(built)
+    if options.json:
+        write_json(options.json, [_as_dict(built) for built in results])
+    return EXIT_OK
+
+
+def _list(options: argparse.Namespace) -> int:
+    from export.generators import GENERATORS
+    from export.shipped import shipped_weights
+
+    print("Generator families (found from the checkpoint's keys):")
+    for generator in GENERATORS:
+        print(f"  {generator.id:<10} {generator.title}")
+    print("Shipped weights (python -m export build NAME):")
+    for shipped in shipped_weights():
+        print(f"  {shipped.name:<14} {shipped.title}")
+    return EXIT_OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from export.build import check
+    from runtime.bundle import open_bundle
+    from runtime.cli import print_verdicts
+    from runtime.sessions import runnable
+    from runtime.verify import verify
+
+    for line in check(options.bundle, Clock()):
+        print(line)
+    bundle = open_bundle(options.bundle)
+    return print_verdicts(bundle, verify(bundle, runnable(bundle)))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    path = Path(options.file)
+    if path.is_file():
+        return _inspect_checkpoint(path)
+    from runtime.bundle import open_bundle
+
+    bundle = open_bundle(options.file)
+    manifest = bundle.manifest
+    geometry = manifest.geometry
+    size = "x".join(map(str, geometry.fixed_size)) if geometry.fixed_size else "any"
+    print(f"{manifest.name}: {manifest.task}, generator {manifest.generator}, scale {geometry.scale}")
+    print(f"weights: sha256 {manifest.weights.sha256[:16]}…, licence {manifest.weights.licence}")
+    print(f"trained on: {manifest.weights.trained_on}")
+    print(f"frame size: {size}, halo {geometry.halo}, tileable {'yes' if geometry.tileable else 'no'}")
+    for port in (*manifest.inputs, *manifest.outputs):
+        print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}")
+    for variant, artifact in manifest.artifacts.items():
+        print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
+        for engine, figures in artifact.parity.items():
+            print(
+                f"  {engine}: {figures['psnr_db']:.2f} dB, ΔE {figures['delta_e']:.4f}, "
+                f"max {figures['max_abs']:.0f} steps"
+            )
+    return EXIT_OK
+
+
+def _inspect_checkpoint(path: Path) -> int:
+    from export.checkpoint import load_state
+    from export.generators import identify
+
+    checkpoint = load_state(path)
+    state = checkpoint.state
+    print(f"{path.name}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} values")
+    print(f"sha256 {checkpoint.sha256}")
+    if checkpoint.wrapper:
+        print(f"found under: {checkpoint.wrapper}")
+    rows = [f"  {key}  {list(tensor.shape)}" for key, tensor in state.items()]
+    print("\n".join(rows if len(rows) <= 12 else [*rows[:8], f"  … {len(rows) - 12} more", *rows[-4:]]))
+    generator = identify(state)
+    loaded = generator.load(dict(state))
+    facts = ", ".join(f"{key} {value}" for key, value in loaded.facts.items())
+    print(f"family: {generator.id} ({generator.title})")
+    print(f"scale {loaded.scale}" + (f", {facts}" if facts else ""))
+    return EXIT_OK
+
+
+class Clock:
+    """Progress to stderr: one line a step, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def parity_table(built: Built) -> str:
+    """The figures of a build as a plain-text table."""
+    head = ("variant", "engine", "precision", "PSNR dB", "SSIM", "ΔE2000", "max", "p99.9", "changed")
+    rows = [
+        (
+            result.choice.variant,
+            result.choice.backend,
+            result.choice.precision,
+            f"{result.report.psnr_db:.2f}",
+            f"{result.report.ssim:.5f}",
+            f"{result.report.delta_e:.4f}",
+            str(result.report.max_abs),
+            str(result.report.p999_abs),
+            f"{result.report.changed:.3%}",
+        )
+        for result in built.results
+    ]
+    return table(head, rows, left=3)
+
+
+def _as_dict(built: Built) -> dict[str, Any]:
+    return {
+        "bundle": str(built.folder),
+        "halo": built.halo,
+        "tile_difference": built.tile_difference,
+        "results": [
+            {"variant": result.choice.variant, "engine": result.key, **result.report.to_dict()}
+            for result in built.results
+        ],
+    }
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    if match is None or not all(int(side) for side in match.groups()):
+        raise UsageError(f"--shape {text!r} must be HEIGHTxWIDTH, for example 360x640")
+    return int(match[1]), int(match[2])

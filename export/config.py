@@ -1,0 +1,43 @@
+"""What a build is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.manifest import Limits
+
+#: What each variant must reach against PyTorch on real frames.
+LIMITS = {
+    # one 8-bit step: two float32 engines may round a value that lies between two steps differently
+    "fp32": Limits(max_abs=1, changed=0.002),
+    "fp16": Limits(psnr_db=50.0, delta_e=0.3),
+    # bfloat16 has 8 bits of precision, about one 8-bit step on a bright pixel
+    "bf16": Limits(psnr_db=40.0, delta_e=1.0),
+}
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """One build: which weights, into which bundle, with which variants.
+
+    ``shape`` is (height, width) for a graph of one fixed size, or None for any size.
+    ``frames`` are pictures or folders for parity and golden frames; empty means the built-in photos.
+    """
+
+    weights: str
+    output: Path = Path("bundles")
+    name: str | None = None
+    variants: tuple[str, ...] = ("fp32", "fp16")
+    shape: tuple[int, int] | None = None
+    frames: tuple[Path, ...] = ()
+    engine: str = "auto"
+    force: bool = False
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Fp16:
+    """Settings of the float16 variant: ``keep`` names nodes that stay float32."""
+
+    keep: tuple[str, ...] = ()

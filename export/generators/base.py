@@ -1,0 +1,137 @@
+"""What a generator family is: how its checkpoints are recognised, and what loading one gives."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from runtime.errors import CheckpointError
+from runtime.frames import SizeRule
+
+State = Mapping[str, Tensor]  # parameter name -> float32 tensor
+Range = tuple[float, float]  # the values that black and white have inside the network
+
+_BGR = (2, 1, 0)  # BGR to RGB, and back
+_SHOWN = 3  # names of tensors in a message
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator with its weights, in evaluation mode.
+
+    ``net`` maps ``float32 (N, 3, H, W) RGB`` in ``input_range`` to ``float32 (N, 3, sH, sW) RGB`` in
+    ``output_range``, just as its publishers ran it; values outside the range are clipped afterwards.
+    ``fold`` makes, where that is exact, a net of its own that maps ``BGR 0..255`` to ``BGR 0..255``.
+    ``facts`` are the hyper-parameters that were read from the tensors, for people to look at.
+    """
+
+    family: str
+    net: nn.Module
+    scale: int
+    input_range: Range = (0.0, 1.0)
+    output_range: Range = (0.0, 1.0)
+    size_rule: SizeRule = field(default_factory=SizeRule)
+    tileable: bool = True
+    task: str = "super-resolution"
+    facts: Mapping[str, int | str] = field(default_factory=dict)
+    fold: Callable[[], nn.Module] | None = None
+
+    def folded(self) -> nn.Module | None:
+        """The net for ``BGR 0..255`` on both sides, or None where that cannot be folded exactly."""
+        return self.fold().eval() if self.fold is not None else None
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A family of generators.
+
+    ``keys`` are its parameter names with every number written as ``N`` (``body.N.weight``); they tell
+    which family a file resembles that fits none. ``detect`` says whether a state dict belongs to the
+    family, from names and shapes only; ``load`` builds the net.
+    """
+
+    id: str
+    title: str
+    keys: frozenset[str]
+    detect: Callable[[State], bool]
+    load: Callable[[State], LoadedGenerator]
+
+
+def numberless(key: str) -> str:
+    """``body.12.weight`` to ``body.N.weight``."""
+    return re.sub(r"\d+", "N", key)
+
+
+def indices(state: State, pattern: str) -> list[int]:
+    """The sorted numbers that the one group of ``pattern`` takes among the whole names of ``state``."""
+    return sorted({int(match[1]) for key in state if (match := re.fullmatch(pattern, key))})
+
+
+def is_convolution(state: State, key: str, inputs: int | None = None) -> bool:
+    """Whether ``state[key]`` is a square 2-D kernel, and takes ``inputs`` channels."""
+    weight = state.get(key)
+    return (
+        weight is not None
+        and weight.ndim == 4
+        and weight.shape[2] == weight.shape[3]
+        and inputs in (None, weight.shape[1])
+    )
+
+
+def scale_from_channels(family: str, channels: int) -> int:
+    """Scale of a pixel shuffle whose convolution gives ``channels`` = 3 scale² channels."""
+    scale = math.isqrt(max(0, channels) // 3)
+    if channels < 1 or 3 * scale * scale != channels:
+        raise CheckpointError(
+            f"the checkpoint looks like {family}, but its last convolution gives {channels} channels, "
+            "which is not 3 times a square, so no pixel shuffle fits"
+        )
+    return scale
+
+
+def load_strictly(net: nn.Module, state: State, family: str) -> None:
+    """Load every tensor, and complain about each one that is missing, left over, or of another shape."""
+    wanted = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    given = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    complaints = []
+    if missing := [name for name in wanted if name not in given]:
+        complaints.append(f"it lacks {_listed(missing)}")
+    if extra := [name for name in given if name not in wanted]:
+        complaints.append(f"it has {_listed(extra)}, which the family does not know")
+    wrong = [
+        f"{name} is {list(given[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if wrong:
+        complaints.append(_listed(wrong))
+    if complaints:
+        raise CheckpointError(f"the checkpoint looks like {family}, but {'; '.join(complaints)}")
+    net.load_state_dict(given, strict=False)
+    net.eval().requires_grad_(False)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def fold_input(conv: nn.Conv2d) -> None:
+    """Let a first convolution take BGR 0..255 instead of RGB 0..1, in place. Exact, since zero padding stays zero."""
+    conv.weight.data = conv.weight.data[:, list(_BGR)] / 255
+
+
+def fold_output(conv: nn.Conv2d, shuffled: int = 1, factor: float = 255.0) -> None:
+    """Let a last convolution give BGR times ``factor`` instead of RGB, in place.
+
+    ``shuffled`` is the factor of a pixel shuffle behind it, which takes ``shuffled²`` neighbouring channels a colour.
+    """
+    order = [colour * shuffled**2 + place for colour in _BGR for place in range(shuffled**2)]
+    conv.weight.data = conv.weight.data[order] * factor
+    if conv.bias is not None:
+        conv.bias.data = conv.bias.data[order] * factor

@@ -1,0 +1,96 @@
+"""PyTorch generator to canonical ONNX graph: uint8 frames in and out, opset 17, IR 8."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+
+from export import passes
+from export.frame_io import FrameGraph
+from runtime.errors import GenedgeError
+from runtime.frames import SizeRule
+
+INPUT, OUTPUT = "frame", "image"
+
+
+def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[int, int] | None) -> onnx.ModelProto:
+    """Export a frame graph with torch's dynamo exporter and lower it to the canonical form.
+
+    Args:
+        graph: the wrapped generator.
+        size_rule: which frame sizes are allowed (the example frame obeys it).
+        shape: (height, width) for a graph of that one size and one frame, None for any size and number.
+
+    Raises:
+        GenedgeError: the exporter or the checker refuses the graph.
+    """
+    graph = graph.eval()
+    if shape is None:
+        height, width = size_rule.padded(48, 64)
+        example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+        dimension = torch.export.Dim
+        free = {0: dimension("n"), 1: dimension("h"), 2: dimension("w")}
+    else:
+        example, free = torch.zeros((1, *shape, 3), dtype=torch.uint8), None
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                opset_version=18,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=None if free is None else (free,),
+            )
+        except Exception as error:  # the exporter wraps many kinds
+            cause = error.__cause__ or error
+            first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+            raise GenedgeError(f"PyTorch's ONNX exporter refused the generator: {first}") from error
+    assert program is not None
+    return canonical(program.model_proto)
+
+
+def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Opset 17, IR 8, no metadata, no Constant nodes, checked with full shape inference."""
+    model = passes.without_metadata(model)
+    model = passes.constants_as_initializers(model)
+    model = passes.lowered_to_opset_17(model)
+    names = [
+        dimension.dim_param or dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim
+    ]
+    given = {str(old): new for old, new in zip(names, ("n", "h", "w"), strict=False) if isinstance(old, str)}
+    model = passes.with_dimension_names(model, given)
+    model.producer_name, model.producer_version = "genedge", ""
+    model.graph.name = "generator"
+    return checked(model)
+
+
+def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Run ONNX's checker with strict shape inference; raises :class:`GenedgeError` with its first line."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise GenedgeError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about torchvision and its own deprecations; none of that helps a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

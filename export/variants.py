@@ -1,0 +1,132 @@
+"""Precision variants, each derived from the canonical float32 graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from export import passes
+from export.config import Fp16
+from export.onnx_graph import checked
+from runtime.errors import GenedgeError
+
+#: Operators that lose too much, or overflow, in float16 (sums over a whole picture, coordinates).
+FP32_OPERATORS = frozenset(
+    {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceMean", "ReduceSum", "GridSample"}
+)
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_FP16_MAX = float(np.finfo(np.float16).max)  # 65504
+
+
+def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onnx.ModelProto:
+    """Write float16 into the graph itself, as strongly typed TensorRT wants it.
+
+    Float32 stay: the operators in ``FP32_OPERATORS``, the nodes that ``settings.keep`` names, nodes
+    with a constant beyond float16's range, and everything before the first and after the last
+    weighted operator (scaling, anchor, clip and round of 0..255 values, which float16 would round to
+    an eighth of a step). Casts are inserted where the two meet; inputs and outputs keep their types.
+
+    Raises:
+        GenedgeError: ``settings.keep`` names a node that does not exist, or the graph has subgraphs.
+    """
+    settings = settings or Fp16()
+    model = passes.copy_of(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    graph = model.graph
+    if any(
+        attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in _attributes(graph)
+    ):
+        raise GenedgeError("the float16 variant supports no If or Loop in the graph")
+    unknown = set(settings.keep) - {node.name for node in graph.node}
+    if unknown:
+        raise GenedgeError(f"no node is called {sorted(unknown)[0]}, so it cannot be kept in float32")
+    floats = _float_tensors(graph)
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    inside = _between_weights(graph)
+    half = [
+        index in inside
+        and node.op_type not in FP32_OPERATORS
+        and node.name not in settings.keep
+        and not any(name in constants and _too_large(constants[name]) for name in node.input)
+        for index, node in enumerate(graph.node)
+    ]
+    half_names = {name for index, node in enumerate(graph.node) if half[index] for name in node.output}
+    fixed = {port.name for port in graph.output}
+    nodes: list[NodeProto] = []
+    casts: dict[tuple[str, int], str] = {}
+    added: dict[str, TensorProto] = {}
+
+    def converted(name: str, to: int) -> str:
+        """The tensor ``name`` as type ``to``, with a Cast node or a converted constant where needed."""
+        suffix = "fp16" if to == TensorProto.FLOAT16 else "fp32"
+        if name in constants:
+            if to == TensorProto.FLOAT:
+                return name
+            if name not in added:
+                values = numpy_helper.to_array(constants[name]).astype(np.float16)
+                added[name] = numpy_helper.from_array(values, f"{name}.{suffix}")
+            return f"{name}.{suffix}"
+        if (name in half_names) == (to == TensorProto.FLOAT16):
+            return name
+        if (name, to) not in casts:
+            casts[name, to] = f"{name}.{suffix}"
+            nodes.append(helper.make_node("Cast", [name], [casts[name, to]], name=f"{name}.to_{suffix}", to=to))
+        return casts[name, to]
+
+    for index, node in enumerate(graph.node):
+        to = TensorProto.FLOAT16 if half[index] else TensorProto.FLOAT
+        for place, name in enumerate(node.input):
+            scales = node.op_type == "Resize" and place in (1, 2)  # region and scales are float32 by definition
+            if name in floats and not scales:
+                node.input[place] = converted(name, to)
+        if half[index] and node.op_type == "Cast":
+            attribute = next(attribute for attribute in node.attribute if attribute.name == "to")
+            if attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+        outputs = list(node.output)
+        for place, name in enumerate(outputs):
+            if half[index] and name in fixed and name in floats:
+                node.output[place] = f"{name}.half"
+        nodes.append(node)
+        for name, current in zip(outputs, node.output, strict=True):
+            if name != current:
+                nodes.append(helper.make_node("Cast", [current], [name], name=f"{name}.to_fp32", to=TensorProto.FLOAT))
+    passes.replace_nodes(graph, nodes)
+    graph.initializer.extend(added.values())
+    graph.ClearField("value_info")
+    return checked(passes.without_unused_initializers(model))
+
+
+def _attributes(graph: onnx.GraphProto) -> Iterable[onnx.AttributeProto]:
+    return (attribute for node in graph.node for attribute in node.attribute)
+
+
+def _float_tensors(graph: onnx.GraphProto) -> set[str]:
+    typed = (*graph.input, *graph.output, *graph.value_info)
+    names = {info.name for info in typed if info.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return names | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+
+
+def _between_weights(graph: onnx.GraphProto) -> set[int]:
+    """Indices of the nodes that have a weighted operator at or before them and one at or after them."""
+    after_one: set[str] = set()
+    behind = set()
+    for index, node in enumerate(graph.node):
+        if node.op_type in _WEIGHTED or any(name in after_one for name in node.input):
+            behind.add(index)
+            after_one.update(node.output)
+    needed: set[str] = set()
+    ahead = set()
+    for index in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[index]
+        if node.op_type in _WEIGHTED or any(name in needed for name in node.output):
+            ahead.add(index)
+            needed.update(node.input)
+    return behind & ahead
+
+
+def _too_large(tensor: TensorProto) -> bool:
+    values = numpy_helper.to_array(tensor)
+    return bool(values.size) and float(np.max(np.abs(values))) > _FP16_MAX

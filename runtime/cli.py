@@ -1,0 +1,475 @@
+"""Command line of the runtime: parse, call one function, print, exit code.
+
+OpenCV, PyAV and the engines are imported by the verb that needs them, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import (
+    EXIT_NOT_MET,
+    EXIT_OK,
+    GenedgeError,
+    MissingExtraError,
+    UsageError,
+    guarded,
+    message_of,
+)
+from runtime.report import table, write_json
+
+if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from runtime.pipeline import PipelineReport
+    from runtime.sessions import Choice, Session
+    from runtime.verify import Verdict
+    from runtime.video.sink import Sink
+    from runtime.video.source import Source, VideoFrame
+
+MIB = 1 << 20
+
+#: package that an import may miss -> the extra that brings it; None: a base dependency
+EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "tensorrt": "tensorrt", "cv2": None, "av": None, "numpy": None}
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    return guarded(lambda: with_extras(lambda: verb(options), EXTRAS))
+
+
+def with_extras(main: Callable[[], int], extras: dict[str, str | None]) -> int:
+    """Run ``main``; a package of ``extras`` that is not installed is reported with the command that installs it."""
+    try:
+        return main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in extras:
+            raise
+        extra = extras[package]
+        if extra is None:
+            raise GenedgeError(f"{package} is not installed: pip install genedge") from None
+        raise MissingExtraError(package, extra) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime",
+        description="Run generator bundles on video files, cameras, streams and pictures.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 parity not met, 130 interrupted.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    running = verbs.add_parser("run", help="run a video through one or more bundles")
+    running.add_argument(
+        "-b",
+        "--bundle",
+        action="append",
+        required=True,
+        metavar="BUNDLE",
+        help="folder, or name in ./bundles and $GENEDGE_BUNDLES; several are stages in this order",
+    )
+    running.add_argument(
+        "-i",
+        "--input",
+        required=True,
+        metavar="INPUT",
+        help="clip.mp4, folder/, frames_%%06d.png, photo.png, 0, /dev/video0, rtsp://…",
+    )
+    running.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUTPUT",
+        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://",
+    )
+    _engine_options(running)
+    running.add_argument(
+        "--tile",
+        type=_count,
+        metavar="N",
+        help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
+    )
+    running.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")
+    running.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
+    running.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
+    running.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
+    running.add_argument("--input-width", type=_count, metavar="N", help="asked of a camera, in pixels")
+    running.add_argument("--input-height", type=_count, metavar="N", help="asked of a camera, in pixels")
+    running.add_argument(
+        "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
+    )
+    running.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    running.add_argument("--quiet", action="store_true", help="no progress line")
+    _json_option(running)
+    running.set_defaults(verb=_run)
+
+    verify = verbs.add_parser("verify", help="check on this device that a bundle still does what PyTorch did")
+    verify.add_argument("bundle", metavar="BUNDLE")
+    _engine_options(verify)
+    _json_option(verify)
+    verify.set_defaults(verb=_verify)
+
+    bench = verbs.add_parser("bench", help="time a bundle's variants side by side, without video around them")
+    bench.add_argument("bundle", metavar="BUNDLE")
+    _engine_options(bench)
+    bench.add_argument("--size", type=_size, default=(360, 640), metavar="HxW", help="frame size (default: 360x640)")
+    bench.add_argument(
+        "--rounds", type=_count, default=20, metavar="N", help="timed frames of each variant (default: 20)"
+    )
+    _json_option(bench)
+    bench.set_defaults(verb=_bench)
+
+    doctor = verbs.add_parser("doctor", help="what is installed here, what is missing, and the command that repairs it")
+    _json_option(doctor)
+    doctor.set_defaults(verb=_doctor)
+    return parser
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="auto, tensorrt, openvino or onnxruntime (default: auto)"
+    )
+    parser.add_argument(
+        "--precision", default="auto", metavar="NAME", help="auto, fp32, bf16, fp16 or int8 (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=0, metavar="N", help="engine threads, 0 lets the engine choose (default: 0)"
+    )
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for standard output)")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) > 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {1 << 20}")
+    return int(text)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate such as 25 or 30000/1001")
+    return rate
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit() and 0 < int(height) <= 16384 and 0 < int(width) <= 16384):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, for example 360x640")
+    return int(height), int(width)
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from runtime.bundle import open_bundle
+    from runtime.sessions import choose
+    from runtime.video.sink import check_sink, open_sink
+    from runtime.video.source import SourceOptions, open_source
+
+    check_sink(options.output, overwrite=options.overwrite)
+    bundles = [open_bundle(place) for place in options.bundle]
+    choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
+    with _terminable(), ExitStack() as stack:
+        source = stack.enter_context(open_source(options.input, options=wishes))
+        check_sink(options.output, source=source.info, overwrite=options.overwrite)
+        height, width = source.info.height, source.info.width
+        stages = []
+        for bundle, choice in zip(bundles, choices, strict=True):
+            session = _open_stage(bundle, choice, height, width, options.tile, options.threads)
+            stages.append(stack.enter_context(session))
+            session.warm_up((1, height, width, 3))
+            _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
+            height, width = height * session.scale, width * session.scale
+        sink = stack.enter_context(
+            open_sink(
+                options.output,
+                source=source.info,
+                width=width,
+                height=height,
+                overwrite=options.overwrite,
+                codec=options.codec,
+                crf=options.crf,
+                preset=options.preset,
+                audio=not options.no_audio,
+            )
+        )
+        job = _Job(options, source, sink, bundles, choices, stages, (width, height))
+        return job.run()
+
+
+def _open_stage(bundle: Bundle, choice: Choice, height: int, width: int, tile: int | None, threads: int) -> Session:
+    from runtime.sessions import open_session
+    from runtime.tiles import fit_session
+
+    return fit_session(open_session(bundle, choice, threads=threads), bundle.manifest.geometry, height, width, tile)
+
+
+class _StoppingSink:
+    """Passes everything on, and stops the run once the viewer has closed the window."""
+
+    def __init__(self, sink: Sink, stop: threading.Event) -> None:
+        self._sink, self._stop = sink, stop
+        self.close, self.abort = sink.close, sink.abort
+
+    def write(self, frame: VideoFrame) -> None:
+        self._sink.write(frame)
+        if self._sink.stop_requested:
+            self._stop.set()
+
+
+class _Job:
+    """One run: frames through the pipeline, then what to say about it."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        source: Source,
+        sink: Sink,
+        bundles: list[Bundle],
+        choices: list[Choice],
+        stages: list[Session],
+        size: tuple[int, int],
+    ) -> None:
+        self.options, self.source, self.sink = options, source, sink
+        self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
+        self.report: PipelineReport | None = None
+
+    def run(self) -> int:
+        from runtime.pipeline import run_pipeline
+        from runtime.stats import Progress
+
+        total = self.source.info.frame_count
+        if self.options.max_frames is not None:
+            total = min(total, self.options.max_frames) if total is not None else self.options.max_frames
+        stop = threading.Event()
+        outcome, error = "failed", None
+        try:
+            run_pipeline(
+                self.source,
+                self.stages,
+                _StoppingSink(self.sink, stop),
+                progress=Progress(total, quiet=self.options.quiet),
+                stop=stop,
+                max_frames=self.options.max_frames,
+                on_report=self._keep,
+            )
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        except Exception as problem:
+            error = message_of(problem)
+            raise
+        finally:
+            self._tell(outcome, error)
+        return EXIT_OK
+
+    def _keep(self, report: PipelineReport) -> None:
+        self.report = report
+
+    def _tell(self, outcome: str, error: str | None) -> None:
+        for warning in (*self.source.warnings, *self.sink.warnings):
+            _say(f"warning: {warning}")
+        if self.report is None:
+            return
+        if self.sink.frames_written:
+            width, height = self.size
+            _say(
+                f"{self.options.output}: {self.sink.frames_written} frames of {width}x{height}, "
+                f"{self.report.fps:.1f} fps, "
+                f"peak memory {self.report.peak_rss_bytes / MIB:.0f} MiB"
+            )
+        if self.options.json:
+            write_json(self.options.json, self._as_dict(self.report, outcome, error))
+
+    def _as_dict(self, report: PipelineReport, outcome: str, error: str | None) -> dict[str, Any]:
+        info = self.source.info
+        return {
+            "outcome": outcome,
+            "error": error,
+            "input": {
+                "uri": info.uri,
+                "width": info.width,
+                "height": info.height,
+                "codec": info.codec,
+                "rate": float(info.rate) if info.rate else None,
+                "frame_count": info.frame_count,
+                "rotation": info.rotation,
+                "audio": list(info.audio),
+            },
+            "output": {"uri": self.options.output, "width": self.size[0], "height": self.size[1]},
+            "stages": [
+                {
+                    "bundle": bundle.manifest.name,
+                    "backend": choice.backend,
+                    "precision": choice.precision,
+                    "variant": choice.variant,
+                    "reason": choice.reason,
+                    "device": stage.info.device,
+                    "threads": stage.info.threads,
+                    "in_flight": stage.info.in_flight,
+                }
+                for bundle, choice, stage in zip(self.bundles, self.choices, self.stages, strict=True)
+            ],
+            **report.to_dict(),
+            "warnings": [*self.source.warnings, *self.sink.warnings],
+        }
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: with a finalised file."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- verify -----------------------------------------------------------------------------------------------------------
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from runtime.bundle import open_bundle
+    from runtime.verify import verify
+
+    bundle = open_bundle(options.bundle)
+    verdicts = verify(bundle, _choices(bundle, options))
+    if options.json:
+        write_json(
+            options.json, {"bundle": bundle.manifest.name, "results": [verdict.to_dict() for verdict in verdicts]}
+        )
+    return print_verdicts(bundle, verdicts)
+
+
+def _choices(bundle: Bundle, options: argparse.Namespace) -> list[Choice]:
+    """What the user asked for, or everything that runs here."""
+    from runtime.sessions import choose, runnable
+
+    asked = (options.backend, options.precision)
+    if asked != ("auto", "auto") and "auto" not in asked:
+        return [choose(bundle, *asked)]
+    if options.backend != "auto" or options.precision != "auto":
+        choose(bundle, *asked)  # says why where nothing fits
+    choices = [
+        choice
+        for choice in runnable(bundle)
+        if options.backend in ("auto", choice.backend) and options.precision in ("auto", choice.precision)
+    ]
+    if not choices:
+        raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
+    return choices
+
+
+def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> int:
+    """Print the figures of each variant and engine; 0 where all limits are met, else 3."""
+    head = ("variant", "engine", "precision", "PSNR dB", "SSIM", "ΔE2000", "max", "p99.9", "verdict")
+    rows = []
+    for verdict in verdicts:
+        choice, report = verdict.choice, verdict.report
+        rows.append(
+            (
+                choice.variant,
+                choice.backend,
+                choice.precision,
+                f"{report.psnr_db:.2f}",
+                f"{report.ssim:.5f}",
+                f"{report.delta_e:.4f}",
+                str(report.max_abs),
+                str(report.p999_abs),
+                "NOT MET" if verdict.failures else "met",
+            )
+        )
+    print(table(head, rows, left=3))
+    failures = [(verdict.choice, failure) for verdict in verdicts for failure in verdict.failures]
+    for choice, failure in failures:
+        _say(f"error: {choice.variant} on {choice.backend} in {choice.precision}: {failure}")
+    if failures:
+        return EXIT_NOT_MET
+    print(f"{bundle.manifest.name}: {len(bundle.manifest.golden)} golden frames, parity with PyTorch met")
+    return EXIT_OK
+
+
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from runtime.bench import bench
+    from runtime.bundle import open_bundle
+
+    if not options.rounds:
+        raise UsageError("--rounds must be at least 1")
+    bundle = open_bundle(options.bundle)
+    height, width = options.size
+    timings = bench(bundle, _choices(bundle, options), height, width, options.rounds, options.threads)
+    best = min(timing.median_ms for timing in timings)
+    rows = [
+        (
+            timing.choice.variant,
+            timing.choice.backend,
+            timing.choice.precision,
+            f"{timing.median_ms:.1f}",
+            f"{timing.p95_ms:.1f}",
+            f"{1000 / timing.median_ms:.1f}",
+            f"{timing.median_ms / best:.2f}",
+        )
+        for timing in timings
+    ]
+    first = timings[0].session
+    print(
+        f"{bundle.manifest.name}, {width}x{height}, {options.rounds} rounds in turn, {first.device}, "
+        f"{first.threads or 'default'} threads"
+    )
+    print(table(("variant", "engine", "precision", "median ms", "p95 ms", "fps", "time/best"), rows, left=3))
+    if options.json:
+        results = [timing.to_dict() for timing in timings]
+        write_json(options.json, {"bundle": bundle.manifest.name, "width": width, "height": height, "results": results})
+    return EXIT_OK
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from runtime.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(
+            f"{'ok  ' if finding.good else 'MISS'}  {finding.what}"
+            + (f"\n      -> {finding.repair}" if finding.repair else "")
+        )
+    if options.json:
+        write_json(options.json, [finding.to_dict() for finding in findings])
+    return EXIT_OK if all(finding.good or finding.optional for finding in findings) else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,379 @@
+"""The contract between the exporter that writes a bundle and the runtime that reads it (see MANIFEST.md).
+
+Reading is strict, because a bundle can come from anywhere: wrong types, unknown roles, paths that
+leave the bundle, duplicate keys and numbers out of range raise :class:`ManifestError`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import ManifestError
+from runtime.frames import SizeRule
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+MAX_BYTES = 1 << 20  # 1 MiB; real manifests have a few kilobytes
+MAX_SCALE = 16
+MAX_SIDE = 1 << 16  # 65536 pixels, twice the side that H.264 can carry
+
+TASKS = ("super-resolution", "translation", "face-deid", "face-detection")
+ROLES = ("frame", "code", "state", "image")
+DTYPES = ("uint8", "float32", "float16", "int64")
+VARIANTS = ("fp32", "fp16", "int8", "int8-strong", "int8-ort")
+LIMIT_KEYS = (*VARIANTS, "bf16")  # bf16 is a precision of the fp32 artifact with limits of its own
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file inside the bundle and the SHA-256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the graph. A dimension is a number, or a name where it is free."""
+
+    name: str
+    role: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How input and output sizes relate, and how the frame may be cut.
+
+    ``halo`` is in input pixels: how far away a pixel can still change an output pixel, measured.
+    ``fixed_size`` is (height, width) where the graph takes one size only.
+    """
+
+    scale: int
+    size_rule: SizeRule
+    halo: int
+    tileable: bool
+    fixed_size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One precision variant of the graph."""
+
+    file: str
+    sha256: str
+    float_layers: tuple[str, ...] = ()
+    parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a variant must reach against PyTorch. A value of None is not checked."""
+
+    max_abs: int | None = None
+    psnr_db: float | None = None
+    delta_e: float | None = None
+    changed: float | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """An input frame and PyTorch's output for it, both PNG."""
+
+    input: FileRef
+    output: FileRef
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights came from."""
+
+    sha256: str
+    licence: str
+    trained_on: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    task: str
+    generator: str
+    weights: Weights
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    geometry: Geometry
+    artifacts: Mapping[str, Artifact]
+    limits: Mapping[str, Limits]
+    golden: tuple[Golden, ...]
+    face: Mapping[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        rule = self.geometry.size_rule
+        geometry = {
+            "scale": self.geometry.scale,
+            "minimum": rule.minimum,
+            "multiple": rule.multiple,
+            "halo": self.geometry.halo,
+            "tileable": self.geometry.tileable,
+            "fixed_size": self.geometry.fixed_size,
+        }
+        limits = {
+            variant: {key: value for key, value in asdict(limit).items() if value is not None}
+            for variant, limit in self.limits.items()
+        }
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "task": self.task,
+            "generator": self.generator,
+            "weights": asdict(self.weights),
+            "inputs": [asdict(port) for port in self.inputs],
+            "outputs": [asdict(port) for port in self.outputs],
+            "geometry": geometry,
+            "face": self.face,
+            "artifacts": {variant: asdict(artifact) for variant, artifact in self.artifacts.items()},
+            "limits": limits,
+            "golden": [asdict(pair) for pair in self.golden],
+        }
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Read the text of a manifest. Raises :class:`ManifestError` with the place of the first mistake."""
+    if len(text) > MAX_BYTES:
+        raise ManifestError(f"manifest: {len(text)} bytes, more than the {MAX_BYTES} allowed")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")  # json.loads would take UTF-16 and a byte order mark as well
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        # 1e999 and half a surrogate pair can be read, but neither written again nor printed
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"manifest: not valid JSON ({error})") from None
+    top = _Reader(content, "manifest")
+    version = top.integer("format", 1, 1 << 31)
+    if version > FORMAT:
+        raise ManifestError(
+            f"manifest: format {version} is newer than format {FORMAT}, which this version reads: update genedge"
+        )
+    geometry = top.object("geometry")
+    artifacts = {
+        variant: _artifact(top.object("artifacts").object(variant))
+        for variant in top.object("artifacts").keys(VARIANTS)
+    }
+    if not artifacts:
+        raise ManifestError("manifest.artifacts: holds no variant")
+    limits = {key: _limits(top.object("limits").object(key)) for key in top.object("limits").keys(LIMIT_KEYS)}
+    inputs = tuple(_port(reader) for reader in top.objects("inputs", 1, 64))
+    outputs = tuple(_port(reader) for reader in top.objects("outputs", 1, 64))
+    for side, ports, role, others in (
+        ("inputs", inputs, "frame", ("code", "state")),
+        ("outputs", outputs, "image", ("state",)),
+    ):
+        if sum(port.role == role for port in ports) != 1:
+            raise ManifestError(f"manifest.{side}: needs exactly one port with the role {role}")
+        for port in ports:
+            if port.role == role and (port.dtype != "uint8" or len(port.shape) != 4 or port.shape[3] != 3):
+                raise ManifestError(f"manifest.{side}: the {role} must be uint8 of shape (n, h, w, 3)")
+            if port.role != role and port.role not in others:
+                raise ManifestError(f"manifest.{side}: the role {port.role} does not belong here")
+        if len({port.name for port in ports}) != len(ports):
+            raise ManifestError(f"manifest.{side}: two ports have the same name")
+    weights = top.object("weights")
+    face = top.content.get("face")
+    if face is not None and not isinstance(face, dict):
+        raise ManifestError("manifest.face: must be an object or null")
+    return Manifest(
+        name=top.matching("name", _NAME, "letters, digits, dot, dash and underscore"),
+        task=top.choice("task", TASKS),
+        generator=top.matching("generator", _NAME, "letters, digits, dot, dash and underscore"),
+        weights=Weights(weights.sha256("sha256"), weights.text("licence"), weights.text("trained_on")),
+        inputs=inputs,
+        outputs=outputs,
+        geometry=Geometry(
+            scale=geometry.integer("scale", 1, MAX_SCALE),
+            size_rule=SizeRule(
+                geometry.integer("minimum", 1, MAX_SIDE),
+                geometry.integer("multiple", 1, MAX_SIDE),
+            ),
+            halo=geometry.integer("halo", 0, MAX_SIDE),
+            tileable=geometry.boolean("tileable"),
+            fixed_size=geometry.size("fixed_size"),
+        ),
+        artifacts=artifacts,
+        limits=limits,
+        golden=tuple(
+            Golden(_file_ref(reader.object("input")), _file_ref(reader.object("output")))
+            for reader in top.objects("golden", 0, 1000)
+        ),
+        face=face,
+    )
+
+
+def safe_member(folder: Path, name: str) -> Path:
+    """Path of the file ``name`` inside ``folder``; raises :class:`ManifestError` where it would lie outside."""
+    parts = name.split("/")
+    if not all(_PART.fullmatch(part) and part != ".." for part in parts):
+        raise ManifestError(f"{name!r} is not a plain path inside the bundle")
+    path = folder.joinpath(*parts)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # Python before 3.13: links that lead to each other
+        inside = False
+    if not inside:
+        raise ManifestError(f"{name!r} leads out of the bundle {folder}")
+    return path
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+class _Reader:
+    """Typed access to one JSON object; every complaint names the place."""
+
+    def __init__(self, content: Any, place: str) -> None:
+        if not isinstance(content, dict):
+            raise ManifestError(f"{place}: must be an object")
+        self.content: dict[str, Any] = content
+        self.place = place
+
+    def get(self, key: str) -> Any:
+        if key not in self.content:
+            raise ManifestError(f"{self.place}.{key}: missing")
+        return self.content[key]
+
+    def keys(self, allowed: tuple[str, ...]) -> list[str]:
+        unknown = sorted(set(self.content) - set(allowed))
+        if unknown:
+            raise ManifestError(f"{self.place}: unknown entry {unknown[0][:80]!r}; known: {', '.join(allowed)}")
+        return [key for key in allowed if key in self.content]
+
+    def names(self) -> list[str]:
+        for key in self.content:
+            if not _NAME.fullmatch(key):
+                raise ManifestError(
+                    f"{self.place}: {key[:80]!r} is no name of letters, digits, dot, dash and underscore"
+                )
+        return list(self.content)
+
+    def object(self, key: str) -> _Reader:
+        return _Reader(self.get(key), f"{self.place}.{key}")
+
+    def objects(self, key: str, at_least: int, at_most: int) -> list[_Reader]:
+        items = self.get(key)
+        if not isinstance(items, list) or not at_least <= len(items) <= at_most:
+            raise ManifestError(f"{self.place}.{key}: must be a list of {at_least} to {at_most} objects")
+        return [_Reader(item, f"{self.place}.{key}[{index}]") for index, item in enumerate(items)]
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str) or len(value) > 10_000:
+            raise ManifestError(f"{self.place}.{key}: must be a text")
+        return value
+
+    def matching(self, key: str, pattern: re.Pattern[str], what: str) -> str:
+        value = self.text(key)
+        if not pattern.fullmatch(value):
+            raise ManifestError(f"{self.place}.{key}: {value[:80]!r} must consist of {what}")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in allowed:
+            raise ManifestError(f"{self.place}.{key}: {value[:80]!r} is none of {', '.join(allowed)}")
+        return value
+
+    def sha256(self, key: str) -> str:
+        return self.matching(key, _SHA256, "64 lower-case hexadecimal digits")
+
+    def file(self, key: str) -> str:
+        value = self.text(key)
+        if not all(_PART.fullmatch(part) and part != ".." for part in value.split("/")):
+            raise ManifestError(f"{self.place}.{key}: {value[:80]!r} is not a plain path inside the bundle")
+        return value
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ManifestError(f"{self.place}.{key}: must be a whole number from {low} to {high}")
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+            raise ManifestError(f"{self.place}.{key}: must be a finite number")
+        return float(value)
+
+    def boolean(self, key: str) -> bool:
+        value = self.get(key)
+        if not isinstance(value, bool):
+            raise ManifestError(f"{self.place}.{key}: must be true or false")
+        return value
+
+    def size(self, key: str) -> tuple[int, int] | None:
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != 2:
+            raise ManifestError(f"{self.place}.{key}: must be [height, width] or null")
+        pair = _Reader({"height": value[0], "width": value[1]}, f"{self.place}.{key}")
+        return pair.integer("height", 1, MAX_SIDE), pair.integer("width", 1, MAX_SIDE)
+
+
+def _file_ref(reader: _Reader) -> FileRef:
+    return FileRef(reader.file("file"), reader.sha256("sha256"))
+
+
+def _port(reader: _Reader) -> Port:
+    shape = reader.get("shape")
+    if not isinstance(shape, list) or not 0 < len(shape) <= 8:
+        raise ManifestError(f"{reader.place}.shape: must be a list of 1 to 8 dimensions")
+    for side in shape:
+        number = isinstance(side, int) and not isinstance(side, bool) and 0 < side <= MAX_SIDE
+        if not number and not (isinstance(side, str) and _NAME.fullmatch(side)):
+            raise ManifestError(f"{reader.place}.shape: {repr(side)[:80]} is neither a size nor a name")
+    return Port(
+        reader.matching("name", _NAME, "letters, digits, dot, dash and underscore"),
+        reader.choice("role", ROLES),
+        reader.choice("dtype", DTYPES),
+        tuple(shape),
+    )
+
+
+def _artifact(reader: _Reader) -> Artifact:
+    layers = reader.content.get("float_layers", [])
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise ManifestError(f"{reader.place}.float_layers: must be a list of names")
+    figures: dict[str, dict[str, float]] = {}
+    if "parity" in reader.content:
+        parity = reader.object("parity")
+        for engine in parity.names():
+            entry = parity.object(engine)
+            figures[engine] = {key: entry.number(key) for key in entry.names()}
+    return Artifact(reader.file("file"), reader.sha256("sha256"), tuple(layers), figures)
+
+
+def _limits(reader: _Reader) -> Limits:
+    known = reader.keys(("max_abs", "psnr_db", "delta_e", "changed"))
+    values = {key: reader.number(key) for key in known if key != "max_abs"}
+    max_abs = reader.integer("max_abs", 0, 255) if "max_abs" in known else None
+    return Limits(max_abs=max_abs, **values)

@@ -1,0 +1,120 @@
+"""Engines, and the choice among them on this device."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from runtime.bundle import Bundle
+from runtime.errors import GenedgeError, MissingExtraError, UsageError
+from runtime.sessions.base import Pending, Session, SessionInfo
+
+__all__ = ["Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable"]
+
+BACKENDS = ("tensorrt", "openvino", "onnxruntime")  # in the order of preference
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+# backend -> precision -> the artifact that serves it
+_VARIANT_OF = {
+    "openvino": {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "int8"},
+    "onnxruntime": {"fp32": "fp32", "fp16": "fp16", "int8": "int8-ort"},
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and a precision for a bundle on this device, and why."""
+
+    backend: str
+    precision: str
+    variant: str
+    reason: str
+
+
+def available_backends() -> tuple[str, ...]:
+    """Backends whose package is installed here and that this version can drive, best first."""
+    return tuple(name for name in BACKENDS if name in _VARIANT_OF and importlib.util.find_spec(name) is not None)
+
+
+def runnable(bundle: Bundle) -> list[Choice]:
+    """Every (backend, precision) that can run on this device with the bundle's artifacts."""
+    choices = []
+    for backend in available_backends():
+        for precision, variant in _VARIANT_OF[backend].items():
+            if variant not in bundle.manifest.artifacts:
+                continue
+            if precision == "bf16" and not _bf16_here():
+                continue
+            choices.append(Choice(backend, precision, variant, "asked for"))
+    return choices
+
+
+def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:
+    """Pick engine and variant. Raises :class:`GenedgeError` where the device or the bundle cannot serve it."""
+    if backend not in ("auto", *BACKENDS):
+        raise UsageError(f"unknown backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"unknown precision {precision!r}: choose auto, {', '.join(PRECISIONS)}")
+    if backend == "tensorrt":
+        if importlib.util.find_spec("tensorrt") is None:
+            raise MissingExtraError("tensorrt", "tensorrt")
+        raise GenedgeError("this version has no TensorRT session yet: use --backend openvino or onnxruntime")
+    installed = available_backends()
+    if backend == "auto":
+        if not installed:
+            raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
+        backend, why = installed[0], "first installed engine"
+        if backend == "openvino":
+            why = "OpenVINO is the fastest engine for a CPU"
+    elif backend not in installed:
+        raise MissingExtraError(backend, "cpu")
+    else:
+        why = "asked for"
+    artifacts = bundle.manifest.artifacts
+    if precision != "auto":
+        variant = _VARIANT_OF[backend].get(precision)
+        if variant is None:
+            raise GenedgeError(f"{backend} has no {precision} precision: choose {', '.join(_VARIANT_OF[backend])}")
+        if variant not in artifacts:
+            raise GenedgeError(f"{bundle.manifest.name} has no {variant} variant, only {', '.join(artifacts)}")
+        if precision == "bf16" and not _bf16_here():
+            raise GenedgeError("this CPU does not compute in bfloat16: choose fp32")
+        return Choice(backend, precision, variant, f"{backend} {precision}: {why}")
+    if backend == "openvino" and "fp32" in artifacts and _bf16_here():
+        if "openvino-bf16" in artifacts["fp32"].parity:
+            return Choice(
+                backend, "bf16", "fp32", f"openvino bf16: {why}, this CPU computes bf16, its parity is recorded"
+            )
+        why += "; bf16 is possible here but its parity is not recorded in the bundle"
+    for name in ("fp32", "fp16", "int8"):
+        if _VARIANT_OF[backend][name] in artifacts:
+            return Choice(backend, name, _VARIANT_OF[backend][name], f"{backend} {name}: {why}")
+    raise GenedgeError(f"{bundle.manifest.name} has no variant for {backend}, only {', '.join(artifacts)}")
+
+
+def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1) -> Session:
+    """Load the chosen variant into its engine. The caller closes the session."""
+    model, scale = bundle.read_model(choice.variant), bundle.manifest.geometry.scale
+    if choice.backend == "openvino":
+        from runtime.sessions.openvino import OpenVinoSession
+
+        return OpenVinoSession(
+            model,
+            scale,
+            variant=choice.variant,
+            precision=choice.precision,
+            threads=threads,
+            in_flight=in_flight,
+            streams=streams,
+        )
+    from runtime.sessions.onnxruntime import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(
+        model, scale, variant=choice.variant, precision=choice.precision, threads=threads, in_flight=in_flight
+    )
+
+
+def _bf16_here() -> bool:
+    from runtime.sessions.openvino import has_bf16
+
+    return has_bf16()

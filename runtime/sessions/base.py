@@ -1,0 +1,96 @@
+"""The one seam between the video pipeline and an inference engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+
+from runtime.frames import Frames
+
+S = TypeVar("S", bound="Session")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a session runs on, for reports and the one-line reason."""
+
+    backend: str  # openvino | onnxruntime | tensorrt | fake
+    precision: str  # fp32 | bf16 | fp16 | int8
+    variant: str  # the artifact in the bundle
+    device: str  # e.g. "CPU"
+    threads: int
+    in_flight: int  # requests that may run at once
+
+
+class Pending:
+    """A result that is on its way. ``result()`` waits for it and re-raises the engine's error."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Callable[[], Frames]) -> None:
+        self._wait = wait
+
+    def result(self) -> Frames:
+        """The output frames, ``uint8 (N, sH, sW, 3) BGR``."""
+        return self._wait()
+
+
+class Session(ABC):
+    """A generator that is ready to run frames of one shape after the other. A context manager.
+
+    **Who owns the buffers.** The session reads ``frames`` until the result is there, so the caller
+    leaves it alone until ``Pending.result()`` has returned. The result is written into ``out``
+    where the caller gives one (C-contiguous, ``output_shape(frames.shape)``), else into a new
+    array; either way it belongs to the caller. Sessions never keep a reference to it.
+
+    A change of the frames' shape is allowed between requests; the engine specialises itself again,
+    which can take from milliseconds (ONNX Runtime) to seconds (OpenVINO, TensorRT).
+    """
+
+    info: SessionInfo
+    scale: int
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """Shape of the output frames for input frames of ``shape`` (N, H, W, 3)."""
+        count, height, width, _ = shape
+        return count, height * self.scale, width * self.scale, 3
+
+    def infer(self, frames: Frames, out: Frames | None = None) -> Frames:
+        """Run ``uint8 (N, H, W, 3) BGR`` and wait for ``uint8 (N, sH, sW, 3) BGR``."""
+        return self.submit(frames, out).result()
+
+    def _arrays(self, frames: Frames, out: Frames | None) -> tuple[Frames, Frames]:
+        """``frames`` C-contiguous and the array for the result. An engine gets bare addresses, so both are checked."""
+        if frames.ndim != 4 or frames.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 (N, H, W, 3), not {frames.dtype} {frames.shape}")
+        shape = self.output_shape(frames.shape)
+        if out is None:
+            out = np.empty(shape, dtype=np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
+            raise ValueError(f"out must be a writable C-contiguous uint8 array of {shape}")
+        return np.ascontiguousarray(frames), out
+
+    @abstractmethod
+    def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+        """Start a request. Blocks while ``info.in_flight`` requests are under way already."""
+
+    def warm_up(self, shape: tuple[int, int, int, int]) -> None:
+        """Specialise to ``shape`` (N, H, W, 3) and run once, so that the first frame is not slow."""
+        self.infer(np.full(shape, 127, dtype=np.uint8))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for what is under way and free the engine. Calling it twice is harmless."""
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,91 @@
+"""ONNX Runtime session: runs everywhere, and is the reference the other engines are compared with."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import GenedgeError, MissingExtraError
+from runtime.frames import Frames
+from runtime.sessions.base import Pending, Session, SessionInfo
+
+
+def module() -> Any:
+    """The onnxruntime package; raises :class:`MissingExtraError` without it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "cpu") from None
+    return onnxruntime
+
+
+class OnnxRuntimeSession(Session):
+    """Runs an ONNX frame graph on ONNX Runtime's CPU provider.
+
+    Input and output are bound to the caller's arrays, so nothing is copied. Worker threads do not
+    spin while they wait, so that decoding and encoding find a free core.
+
+    Args:
+        model: the ONNX file's bytes.
+        scale: output size over input size.
+        threads: 0 leaves the choice to ONNX Runtime.
+        in_flight: requests that may be under way at once.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        scale: int,
+        *,
+        variant: str,
+        precision: str,
+        threads: int = 0,
+        in_flight: int = 2,
+    ) -> None:
+        engine = module()
+        options = engine.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # fatal only: errors are raised, with their message
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the bindings raise half a dozen unrelated classes
+            raise GenedgeError(f"ONNX Runtime cannot read the {variant} model: {_first_line(error)}") from None
+        self.scale = scale
+        self._inputs = [port.name for port in self._session.get_inputs()]
+        self._outputs = [port.name for port in self._session.get_outputs()]
+        self._slots = threading.Semaphore(in_flight)
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="onnxruntime")
+        self.info = SessionInfo("onnxruntime", precision, variant, "CPU", threads, in_flight)
+
+    def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+        frames, result = self._arrays(frames, out)
+        self._slots.acquire()
+
+        def run() -> Frames:
+            try:
+                binding = self._session.io_binding()
+                binding.bind_input(self._inputs[0], "cpu", 0, np.uint8, frames.shape, frames.ctypes.data)
+                binding.bind_output(self._outputs[0], "cpu", 0, np.uint8, result.shape, result.ctypes.data)
+                self._session.run_with_iobinding(binding)
+                return result
+            except Exception as error:
+                raise GenedgeError(f"ONNX Runtime failed: {_first_line(error)}") from None
+            finally:
+                self._slots.release()
+
+        try:
+            return Pending(self._pool.submit(run).result)
+        except RuntimeError:  # the session is closed
+            self._slots.release()
+            raise
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

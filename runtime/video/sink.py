@@ -1,0 +1,663 @@
+"""Where frames go: video files (PyAV), numbered pictures, a single picture, a window, nowhere.
+
+A file appears under its own name only when it is finished: until then it is ``.name.part.ext`` beside it.
+Frames keep their exact times, sound is copied packet by packet and stays in step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from runtime.errors import UsageError, VideoError, message_of
+from runtime.frames import Frame
+from runtime.video.source import (
+    MATRIX_BT709,
+    RANGE_FULL,
+    RANGE_LIMITED,
+    SWS_OF_MATRIX,
+    UNSPECIFIED,
+    ColorInfo,
+    Scaler,
+    SourceInfo,
+    VideoFrame,
+    matrix_for_size,
+)
+from runtime.video.uri import PATTERN, SinkKind, SinkUri, parse_sink
+
+S = TypeVar("S", bound="Sink")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+VP9 = (("deadline", "realtime"), ("cpu-used", "6"), ("row-mt", "1"), ("b", "0"))  # its default takes seconds a frame
+LIVE_TIME_BASE = Fraction(1, 90_000)  # seconds; the usual clock of video, divides 24, 25, 30, 50, 60 and 30000/1001
+_INT32 = 2**31 - 1
+_LATE_START = Fraction(1)  # a clock that starts later than this (MPEG-TS) is moved to zero, as ffmpeg does
+
+
+class Sink(ABC):
+    """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
+
+    ``frames_written``: frames taken so far. ``stop_requested``: True once the viewer closed the window or pressed q.
+    ``warnings``: sentences about what could not be kept; read them at the end.
+    """
+
+    frames_written: int = 0
+    stop_requested: bool = False
+    warnings: list[str]
+
+    @abstractmethod
+    def write(self, frame: VideoFrame) -> None:
+        """Take a frame whose image, uint8 (H, W, 3) BGR, has the sink's size. Does not keep a reference to it.
+
+        Raises ``VideoError`` where it cannot be written; the sink has then cleaned up and takes no more.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish. Files get their final name here. Calling it twice, or after ``abort``, is harmless."""
+
+    def abort(self) -> None:
+        """Stop early: what was written becomes a playable file that ends there; if nothing was, nothing is left."""
+        self.close()
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def check_sink(text: str, *, source: SourceInfo | None = None, overwrite: bool = False) -> SinkUri:
+    """Find out, before anything is opened or loaded, whether OUTPUT ``text`` can be written.
+
+    Raises ``UsageError`` for an unknown kind, a missing folder, an existing file without ``overwrite``, and an output
+    that is the input.
+    """
+    uri = parse_sink(text)
+    if uri.kind in (SinkKind.DISPLAY, SinkKind.NULL):
+        return uri
+    folder = uri.path.parent
+    if not folder.is_dir():
+        raise UsageError(f"the folder {folder} does not exist: make it first (mkdir -p {folder})")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"the folder {folder} may not be written to")
+    if uri.kind is SinkKind.PATTERN:
+        if not overwrite and (taken := _numbered_files(uri.path)):
+            raise UsageError(f"{taken[0]} exists: add --overwrite to replace such pictures")
+        return uri
+    original = source.path if source is not None else None
+    if original is not None and original.exists() and uri.path.exists() and uri.path.samefile(original):
+        raise UsageError(f"{text} is the input itself: give the output another name")
+    if uri.path.exists() and not overwrite:
+        raise UsageError(f"{text} exists: add --overwrite to replace it")
+    if uri.kind is SinkKind.PICTURE and source is not None and source.frame_count != 1:
+        raise UsageError(
+            f"{text} is one picture, but the input has many: give {uri.path.stem}_%06d{uri.path.suffix} or a video file"
+        )
+    return uri
+
+
+def open_sink(
+    text: str,
+    *,
+    source: SourceInfo,
+    width: int,
+    height: int,
+    overwrite: bool = False,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str = "veryfast",
+    audio: bool = True,
+    threads: int = 0,
+) -> Sink:
+    """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
+
+    ``codec``: h264, hevc or vp9; None picks what suits the file (h264, vp9 for .webm). ``crf``: quality, smaller is
+    better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
+    ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
+
+    Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
+    """
+    uri = check_sink(text, source=source, overwrite=overwrite)
+    if uri.kind is SinkKind.NULL:
+        return NullSink(width, height)
+    if uri.kind is SinkKind.DISPLAY:
+        from runtime.video.preview import WindowSink
+
+        return WindowSink(width, height, live=source.live)
+    if uri.kind in (SinkKind.PATTERN, SinkKind.PICTURE):
+        return PictureSink(uri, width, height)
+    return FileSink(uri, source, width, height, encoding_for(uri, codec, crf, preset, threads), audio=audio)
+
+
+def _check_frame(image: Frame, width: int, height: int) -> None:
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise VideoError(f"a frame of {image.dtype} {image.shape} came to a sink of uint8 {(height, width, 3)}")
+
+
+class NullSink(Sink):
+    """Counts frames and forgets them: for measuring."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.warnings = []
+        self._size = width, height
+
+    def write(self, frame: VideoFrame) -> None:
+        _check_frame(frame.image, *self._size)
+        self.frames_written += 1
+
+    def close(self) -> None:
+        pass
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _numbered_files(pattern: Path) -> list[Path]:
+    """Files that ``pattern`` could name, in order of their names."""
+    import re
+
+    match = PATTERN.search(pattern.name)
+    if match is None:
+        return []
+    name = re.compile(re.escape(pattern.name[: match.start()]) + r"\d+" + re.escape(pattern.name[match.end() :]))
+    return sorted(entry for entry in pattern.parent.iterdir() if name.fullmatch(entry.name))
+
+
+class PictureSink(Sink):
+    """Pictures named by frame number, from 0 (``frames_000000.png``), or a single picture.
+
+    Each one appears whole: it is written under another name and renamed. Pictures stay where the run is aborted.
+    """
+
+    def __init__(self, uri: SinkUri, width: int, height: int) -> None:
+        self.warnings = []
+        self._pattern = uri.path
+        self._single = uri.kind is SinkKind.PICTURE
+        self._size = width, height
+        self._older = set() if self._single else set(_numbered_files(uri.path))
+        self._closed = False
+
+    def write(self, frame: VideoFrame) -> None:
+        import cv2
+
+        _check_frame(frame.image, *self._size)
+        if self._single and self.frames_written:
+            raise VideoError(f"{self._pattern} is one picture, but a second frame came")
+        path = self._pattern
+        if not self._single:
+            path = path.with_name(PATTERN.sub(lambda match: match[0] % frame.index, path.name))
+        suffix = path.suffix.lower()
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else []
+        if suffix in (".jpg", ".jpeg"):
+            options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+        try:
+            good, data = cv2.imencode(suffix, frame.image, options)
+        except cv2.error as error:
+            raise VideoError(f"{path} cannot be written: {error}") from error
+        if not good:
+            raise VideoError(f"{path} cannot be written: OpenCV cannot encode it")
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data.tobytes())
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if error.filename is None:
+                error.filename = str(path)
+            raise VideoError(message_of(error)) from error
+        self._older.discard(path)
+        self.frames_written += 1
+
+    def close(self) -> None:
+        if self._older and self.frames_written and not self._closed:
+            self.warnings.append(f"{len(self._older)} older pictures of the same pattern are still in the folder")
+        self._closed = True
+
+
+# --- video files ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are compressed: FFmpeg's encoder, its options, and whether it takes odd sizes in 4:2:0."""
+
+    encoder: str
+    options: tuple[tuple[str, str], ...]
+    threads: int = 0
+    odd_sizes: bool = False
+    tag: str = ""
+
+    def pixel_format(self, width: int, height: int) -> str:
+        """4:2:0 wherever it can hold the size. x264 and x265 take odd sizes only in 4:4:4; that keeps every pixel,
+        where padding would change the picture's size and cropping would lose a row."""
+        even = width % 2 == 0 and height % 2 == 0
+        return "yuv420p" if even or self.odd_sizes else "yuv444p"
+
+
+def encoding_for(uri: SinkUri, codec: str | None, crf: float | None, preset: str, threads: int) -> Encoding:
+    """The encoding for an output file. Raises ``UsageError`` where container, codec or preset do not go together."""
+    import av
+
+    webm = uri.path.suffix.lower() == ".webm"
+    codec = (codec or ("vp9" if webm else "h264")).lower()
+    codec = {"h265": "hevc", "avc": "h264"}.get(codec, codec)
+    if codec not in ("h264", "hevc", "vp9"):
+        raise UsageError(f"unknown codec {codec}: h264, hevc or vp9")
+    if webm and codec != "vp9":
+        raise UsageError(f"{uri.text}: a .webm file holds vp9, not {codec}: use .mp4 or .mkv")
+    if codec != "vp9" and preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset}: one of {', '.join(PRESETS)}")
+    quality = {"h264": 18.0, "hevc": 20.0, "vp9": 31.0}[codec] if crf is None else float(crf)
+    best = {"h264": 51, "hevc": 51, "vp9": 63}[codec]
+    if not 0 <= quality <= best:
+        raise UsageError(f"crf {quality:g} is not between 0 and {best}")
+    level = f"{quality:g}"
+    if codec == "h264":
+        result = Encoding("libx264", (("crf", level), ("preset", preset)), threads)
+    elif codec == "hevc":
+        options = (("crf", level), ("preset", preset), ("x265-params", "log-level=error"))
+        result = Encoding("libx265", options, threads, tag="" if uri.path.suffix.lower() == ".mkv" else "hvc1")
+    else:
+        result = Encoding("libvpx-vp9", (("crf", f"{round(quality)}"), *VP9), threads, odd_sizes=True)
+    try:
+        av.codec.Codec(result.encoder, "w")
+    except (av.FFmpegError, ValueError):
+        raise UsageError(f"this PyAV has no {result.encoder}: choose another codec") from None
+    return result
+
+
+def output_color(source: ColorInfo | None, width: int, height: int) -> ColorInfo:
+    """Colour of the file to write: limited range, BT.709 matrix for HD, BT.601 below, as untagged video is read too.
+
+    Primaries and transfer are not converted, so they stay those of the source where it names them.
+    """
+    matrix = matrix_for_size(width, height)
+    usual = 1 if matrix == MATRIX_BT709 else 6  # BT.709; SMPTE 170M
+    primaries = transfer = usual
+    if source is not None:
+        # 0 and 3 are reserved, 2 is unspecified
+        primaries = source.primaries if source.primaries not in (0, UNSPECIFIED, 3) else usual
+        transfer = source.transfer if source.transfer not in (0, UNSPECIFIED, 3) else usual
+    return ColorInfo(matrix, False, primaries, transfer)
+
+
+class Ticks:
+    """Turns times in seconds into strictly rising whole ticks of ``time_base``; exact wherever the time is one."""
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self.moved = 0
+        self._last: int | None = None
+
+    def next(self, seconds: Fraction) -> int:
+        """Ticks for the next frame; one more than the last where the time did not rise."""
+        ticks = round(seconds / self.time_base)
+        if self._last is not None and ticks <= self._last:
+            self.moved += 1
+            ticks = self._last + 1
+        self._last = ticks
+        return ticks
+
+
+def sink_time_base(source: SourceInfo) -> Fraction:
+    """The encoder's clock: the source's own, so that every timestamp stays exact."""
+    base = source.time_base
+    fits = base > 0 and max(base.numerator, base.denominator) <= _INT32
+    return base if fits and base <= Fraction(1, 5) else LIVE_TIME_BASE
+
+
+def movie_timescale(starts: list[tuple[Fraction, Fraction]]) -> int:
+    """Ticks a second for an MP4's edit lists, in which every track's start (seconds, with the track's time base in
+    seconds) is exact: 1000 where that is enough."""
+    own = starts[0][1].denominator
+    common = math.lcm(*(base.denominator for _, base in starts))
+    for scale in (1000, own * -(-1000 // own), common):
+        if scale <= _INT32 and all(
+            round(Fraction(start * scale // 1, scale) / base) == round(start / base) for start, base in starts
+        ):
+            return scale
+    return own * -(-1000 // own)
+
+
+class FileSink(Sink):
+    """A video file, encoded by PyAV, with the source's sound.
+
+    ``abort`` ends the file, sound included, after the last frame written. When the disk is full the file is removed,
+    except where what there is can be played (Matroska).
+    """
+
+    def __init__(
+        self, uri: SinkUri, source: SourceInfo, width: int, height: int, encoding: Encoding, *, audio: bool = True
+    ) -> None:
+        import av
+
+        self.warnings = []
+        self._final = uri.path
+        self._temporary = uri.path.with_name(f".{uri.path.stem}.part{uri.path.suffix}")
+        self._size = width, height
+        self._done = False
+        self._audio: _Audio | None = None
+        self._container: Any = None
+        self._first_dts: int | None = None
+        self._first_pts = 0
+        time_base = sink_time_base(source)
+        self._format = FORMATS[uri.path.suffix.lower()]
+        with self._guard("cannot be made"):
+            self._container = av.open(str(self._temporary), "w", format=self._format)
+            self._ticks = Ticks(time_base)
+            self._stream = self._add_video(source, encoding, time_base)
+            if audio and source.audio:
+                if source.path is None:
+                    self.warnings.append(f"{self._final}: without sound: only that of a file can be copied")
+                else:
+                    self._audio = _Audio(source.path, self._container, self.warnings)
+            self._start = self._first_time(source)
+            if self._format in ("mp4", "mov"):
+                # FFmpeg counts a track's late start in milliseconds, rounded down, unless told otherwise
+                starts = [(self._start, time_base), *(self._audio.output_starts() if self._audio else ())]
+                self._container.container_options["movie_timescale"] = str(movie_timescale(starts))
+            self._container.start_encoding()
+        self._scale = Scaler()
+        self._durations: dict[int, int] = {}
+        self._end = 0  # ticks at which the last frame ends
+
+    def _add_video(self, source: SourceInfo, encoding: Encoding, time_base: Fraction) -> Any:
+        width, height = self._size
+        color = output_color(source.color, width, height)
+        self._to_yuv = {
+            "format": encoding.pixel_format(width, height),
+            "src_color_range": RANGE_FULL,
+            "dst_colorspace": SWS_OF_MATRIX[color.matrix],
+            "dst_color_range": RANGE_LIMITED,
+        }
+        rate = (source.rate or Fraction(30)).limit_denominator(1_000_000)
+        stream: Any = self._container.add_stream(encoding.encoder, rate=rate)
+        stream.options = dict(encoding.options)
+        stream.time_base = time_base
+        context = stream.codec_context
+        context.width, context.height = width, height
+        context.pix_fmt = self._to_yuv["format"]
+        context.time_base = time_base
+        context.framerate = rate
+        context.sample_aspect_ratio = source.sample_aspect
+        context.colorspace = color.matrix
+        context.color_range = RANGE_LIMITED
+        context.color_primaries = color.primaries
+        context.color_trc = color.transfer
+        context.thread_count = encoding.threads
+        if encoding.tag:
+            context.codec_tag = encoding.tag
+        return stream
+
+    def _first_time(self, source: SourceInfo) -> Fraction:
+        """Time of the first frame in the output, seconds. The source's clock is kept; only if everything starts late,
+        or the video below zero, all tracks move by the same amount."""
+        earliest = min([source.start, *(self._audio.starts if self._audio else ())])
+        move = -earliest if earliest > _LATE_START else max(Fraction(0), -source.start)
+        if self._audio:
+            self._audio.move(move)
+        return source.start + move
+
+    def write(self, frame: VideoFrame) -> None:
+        import av
+
+        if self._done:
+            raise VideoError(f"{self._final} is closed: it takes no more frames")
+        _check_frame(frame.image, *self._size)
+        with self._guard("cannot be written"):
+            picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(frame.image), format="bgr24")
+            converted = self._scale(picture, **self._to_yuv)
+            ticks = self._ticks.next(self._start + frame.pts)
+            converted.pts = ticks
+            converted.time_base = self._ticks.time_base
+            length = max(1, round((frame.duration or 0) / self._ticks.time_base))
+            if frame.duration:
+                self._durations[ticks] = length
+            if not self.frames_written:
+                self._first_pts = ticks
+            self._end = ticks + length
+            self._mux(self._stream.encode(converted))
+        self.frames_written += 1
+
+    def _mux(self, packets: list[Any]) -> None:
+        """Hand video packets to the file, each after the sound that comes before it."""
+        for packet in packets:
+            length = self._durations.pop(packet.pts, None)
+            if length is not None:
+                packet.duration = length
+            if self._first_dts is None:
+                self._first_dts = packet.dts
+            if self._audio:
+                self._audio.copy(until=packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Write what is still in the encoder, all of the sound and the index, then give the file its name."""
+        self._finish(cut=False)
+
+    def abort(self) -> None:
+        """Finish a playable file that ends, sound too, after the last frame written; without frames leave nothing."""
+        self._finish(cut=True)
+
+    def _finish(self, *, cut: bool) -> None:
+        if self._done:
+            return
+        if not self.frames_written:
+            self._discard()
+            return
+        with self._guard("cannot be finished"):
+            packets = self._stream.encode(None)
+            if packets and self._format in ("mp4", "mov"):
+                # the file's length is the sum of its packets' in stored order; the last of them is often not the
+                # frame that is shown last, but its length has to make up for that one's
+                first = packets[0].dts if self._first_dts is None else self._first_dts
+                self._durations.pop(packets[-1].pts, None)
+                packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
+            self._mux(packets)
+            if self._audio:
+                self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
+                self._audio.finish()
+            self._container.close()
+            self._temporary.replace(self._final)
+        self._done = True
+        self._free()
+        if self._ticks.moved:
+            self.warnings.append(f"{self._final}: {self._ticks.moved} frames did not come later than the one before")
+
+    @contextlib.contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Turn the libraries' errors into a ``VideoError`` and clean up after any error."""
+        import av
+
+        try:
+            yield
+        except (av.FFmpegError, OSError, ValueError) as error:
+            saved = self._salvage()
+            number = getattr(error, "errno", None)
+            if number in (errno.ENOSPC, errno.EDQUOT):
+                reason = message_of(OSError(number, os.strerror(number), str(self._final)))
+            else:
+                reason = f"{self._final} {what}: {getattr(error, 'strerror', None) or error}"
+            raise VideoError(reason + saved) from error
+        except BaseException as error:
+            if not (isinstance(error, KeyboardInterrupt) and self.frames_written):
+                self._discard()
+            raise  # after Ctrl-C the caller decides: the file can still be finished
+
+    def _salvage(self) -> str:
+        """After a failed write: keep the file if it can be played, else remove it. Returns words for the message."""
+        import av
+
+        self._done = True
+        with contextlib.suppress(Exception):
+            self._container.close()
+        self._free()
+        if self.frames_written:
+            with contextlib.suppress(av.FFmpegError, OSError, StopIteration, IndexError):
+                with av.open(str(self._temporary)) as written:
+                    next(written.decode(video=0))
+                self._temporary.replace(self._final)
+                return f" (what was written so far can be played: {self._final})"
+        self._remove()
+        return ""
+
+    def _discard(self) -> None:
+        self._done = True
+        with contextlib.suppress(Exception):
+            self._container.close()
+        self._free()
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
+
+    def _free(self) -> None:
+        if self._audio:
+            self._audio.close()
+        self._durations.clear()
+
+
+# --- sound ----------------------------------------------------------------------------------------------------------
+
+
+class _Track(NamedTuple):
+    """``out``: stream of the output file; ``encoder``: the same stream where sound is encoded anew, else None."""
+
+    out: Any
+    encoder: Any
+
+
+class _Audio:
+    """The sound of the source file, on its way into the output. Reads the file once more, as far as is needed."""
+
+    def __init__(self, path: Path, output: Any, warnings: list[str]) -> None:
+        import av
+
+        self._path = path
+        self._warnings = warnings
+        self._output = output
+        self._shift = Fraction(0)
+        self._ahead: Any = None  # a packet that was read but is not due yet
+        self._input: Any = av.open(str(path), metadata_errors="replace")
+        self._tracks: dict[int, _Track] = {}
+        streams: list[Any] = []
+        discard: Any = getattr(av.stream, "Discard", None)  # older PyAV has none
+        for stream in self._input.streams:
+            if stream.type == "audio" and stream.codec_context is not None:
+                self._tracks[stream.index] = self._add(stream)
+                streams.append(stream)
+            elif discard is not None:
+                stream.discard = discard.all  # do not read the video once more
+        self._starts = [(s.start_time * s.time_base, s.time_base) for s in streams if s.start_time is not None]
+        self.starts: list[Fraction] = [start for start, _ in self._starts]  # seconds on the source's clock
+        self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())
+
+    def _add(self, stream: Any) -> _Track:
+        name = stream.codec_context.name
+        if name in self._output.supported_codecs:
+            out = self._output.add_stream_from_template(stream)
+            track = _Track(out, None)
+        else:
+            webm = self._output.format.name == "webm"
+            context = stream.codec_context
+            out = self._output.add_stream("libopus" if webm else "aac", rate=48_000 if webm else context.sample_rate)
+            out.codec_context.layout = context.layout.name
+            track = _Track(out, out)
+            self._warnings.append(
+                f"{self._path.name}: {name} sound does not fit a {self._output.format.name} file and was encoded anew "
+                f"as {'Opus' if webm else 'AAC'}"
+            )
+        if language := stream.metadata.get("language"):
+            track.out.metadata["language"] = language
+        return track
+
+    def output_starts(self) -> list[tuple[Fraction, Fraction]]:
+        """(start in seconds on the output's clock, time base in seconds) of every track."""
+        return [(start + self._shift, base) for start, base in self._starts]
+
+    def move(self, seconds: Fraction) -> None:
+        """Show all sound ``seconds`` later."""
+        self._shift = seconds
+
+    def copy(self, *, until: Fraction | None) -> None:
+        """Copy sound up to ``until``, seconds on the output's clock, or all of it."""
+        while (packet := self._next()) is not None:
+            time = packet.dts * packet.time_base + self._shift
+            if until is not None and time >= until:
+                self._ahead = packet
+                return
+            self._put(packet)
+
+    def finish(self) -> None:
+        """Write what is still in the encoders."""
+        for track in self._tracks.values():
+            if track.encoder is not None:
+                self._output.mux(track.encoder.encode(None))
+
+    def close(self) -> None:
+        self._packets = iter(())
+        self._ahead = None
+        self._input.close()
+
+    def _next(self) -> Any:
+        """The next packet with a timestamp, or None at the end."""
+        import av
+
+        if self._ahead is not None:
+            packet, self._ahead = self._ahead, None
+            return packet
+        while True:
+            try:
+                packet = next(self._packets, None)
+            except av.FFmpegError as error:
+                self._packets = iter(())
+                self._warnings.append(f"{self._path.name}: the sound breaks off: {error.strerror}")
+                return None
+            if packet is None:
+                return None
+            if packet.dts is None:
+                packet.dts = packet.pts
+            if packet.dts is not None and packet.size and not packet.is_corrupt:
+                return packet
+
+    def _put(self, packet: Any) -> None:
+        import av
+
+        track = self._tracks[packet.stream.index]
+        if track.encoder is None:
+            if self._shift:
+                ticks = round(self._shift / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts += ticks
+            packet.stream = track.out
+            self._output.mux(packet)
+            return
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            return  # a damaged piece of sound: leave it out
+        for frame in frames:
+            if self._shift and frame.pts is not None:
+                frame.pts += round(self._shift / frame.time_base)
+            self._output.mux(track.encoder.encode(frame))

@@ -1,0 +1,162 @@
+"""One string names any video: what kind of source or sink it stands for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from runtime.errors import UsageError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SINK_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+PATTERN = re.compile(r"%(0\d+)?d")  # %d or %06d, as printf and ffmpeg have it
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_NETWORK = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "srt")
+
+
+class SourceKind(Enum):
+    """Where frames come from."""
+
+    CAMERA = "camera"
+    FILE = "file"
+    NETWORK = "network"
+    PATTERN = "pattern"
+    FOLDER = "folder"
+    PICTURE = "picture"
+    CSI = "csi"  # recognised, not supported yet
+    GSTREAMER = "gstreamer"  # recognised, not supported yet
+
+
+class SinkKind(Enum):
+    """Where frames go."""
+
+    FILE = "file"
+    PATTERN = "pattern"
+    PICTURE = "picture"
+    DISPLAY = "display"
+    NULL = "null"
+
+
+@dataclass(frozen=True)
+class SourceUri:
+    """A parsed INPUT. ``target`` is a camera index or device, a path, or an address, by ``kind``."""
+
+    kind: SourceKind
+    target: str
+    text: str
+
+    @property
+    def path(self) -> Path:
+        """The file or folder; only for kinds that are on disk."""
+        return Path(self.target)
+
+
+@dataclass(frozen=True)
+class SinkUri:
+    """A parsed OUTPUT. ``target`` is a path, or empty for ``display://`` and ``null://``."""
+
+    kind: SinkKind
+    target: str
+    text: str
+
+    @property
+    def path(self) -> Path:
+        """The file or pattern; only for kinds that are on disk."""
+        return Path(self.target)
+
+
+def parse_source(text: str) -> SourceUri:
+    """Say what INPUT ``text`` stands for. Nothing is opened; only a folder is looked for on disk.
+
+    Raises ``UsageError`` where it can be nothing that we know.
+    """
+    if not text.strip():
+        raise UsageError("the input is empty: give a video file, a folder of pictures or a camera such as 0")
+    if text.isdigit():
+        return SourceUri(SourceKind.CAMERA, text, text)
+    if re.fullmatch(r"/dev/video\d+", text):
+        return SourceUri(SourceKind.CAMERA, text, text)
+    if text == "-":
+        raise UsageError("reading video from standard input is not supported yet: give a file")
+    if text.startswith("gst:"):
+        return SourceUri(SourceKind.GSTREAMER, text[len("gst:") :], text)
+    scheme = _scheme_of(text)
+    if scheme == "v4l2":
+        device = text[len("v4l2://") :]
+        if not re.fullmatch(r"\d+|/dev/\S+", device):
+            raise UsageError(f"{text}: name the camera's device, as in v4l2:///dev/video0")
+        return SourceUri(SourceKind.CAMERA, device, text)
+    if scheme == "csi":
+        return SourceUri(SourceKind.CSI, text[len("csi://") :], text)
+    if scheme in _NETWORK:
+        return SourceUri(SourceKind.NETWORK, text, text)
+    if scheme not in ("", "file"):
+        raise UsageError(
+            f"{text}: unknown input: give a file, a folder, frames_%06d.png, a camera (0 or /dev/video0), "
+            "rtsp://... or http://..."
+        )
+    target = _path_of(text, scheme)
+    path = Path(target)
+    if target.endswith("/") or path.is_dir():
+        return SourceUri(SourceKind.FOLDER, target, text)
+    if PATTERN.search(path.name) and not path.exists():
+        _one_number(path, text)
+        return SourceUri(SourceKind.PATTERN, target, text)
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return SourceUri(SourceKind.PICTURE, target, text)
+    return SourceUri(SourceKind.FILE, target, text)
+
+
+def parse_sink(text: str) -> SinkUri:
+    """Say what OUTPUT ``text`` stands for. Raises ``UsageError`` where it can be nothing that we know."""
+    if not text.strip():
+        raise UsageError("the output is empty: give a file such as out.mp4")
+    scheme = _scheme_of(text)
+    if scheme == "display":
+        return SinkUri(SinkKind.DISPLAY, "", text)
+    if scheme == "null":
+        return SinkUri(SinkKind.NULL, "", text)
+    if text.startswith("gst:") or scheme in ("vcam", "http", "https", "rtsp", "rtmp", "udp", "srt"):
+        raise UsageError(f"{text}: this output is not supported yet: give a file, display:// or null://")
+    if scheme not in ("", "file"):
+        raise UsageError(f"{text}: unknown output: give a file such as out.mp4, display:// or null://")
+    target = _path_of(text, scheme)
+    path = Path(target)
+    suffix = path.suffix.lower()
+    if target.endswith("/") or path.is_dir():
+        raise UsageError(f"{text} is a folder: name the pictures in it, as in {target.rstrip('/')}/frames_%06d.png")
+    if PATTERN.search(path.name):
+        _one_number(path, text)
+        if suffix not in PICTURE_SUFFIXES:
+            raise UsageError(f"{text}: numbered pictures end in one of {' '.join(PICTURE_SUFFIXES)}")
+        return SinkUri(SinkKind.PATTERN, target, text)
+    if suffix in PICTURE_SUFFIXES:
+        return SinkUri(SinkKind.PICTURE, target, text)
+    if suffix in VIDEO_SINK_SUFFIXES:
+        return SinkUri(SinkKind.FILE, target, text)
+    raise UsageError(
+        f"{text}: cannot tell what to write: end the name in {' '.join(VIDEO_SINK_SUFFIXES)} for video, "
+        "or give frames_%06d.png, display:// or null://"
+    )
+
+
+def _scheme_of(text: str) -> str:
+    match = _SCHEME.match(text)
+    return match[1].lower() if match else ""
+
+
+def _path_of(text: str, scheme: str) -> str:
+    if scheme != "file":
+        return text
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f"{text}: a file address has three slashes, as in file:///home/me/clip.mp4")
+    return unquote(parts.path)
+
+
+def _one_number(path: Path, text: str) -> None:
+    if len(PATTERN.findall(path.name)) != 1:
+        raise UsageError(f"{text}: one number only, as in frames_%06d.png")

@@ -1,0 +1,162 @@
+"""Small bundles and frame graphs for tests: nearest-neighbour upscaling, whose right answer is two lines of numpy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from runtime.frames import Frame, Frames, SizeRule
+from runtime.manifest import Artifact, FileRef, Geometry, Golden, Limits, Manifest, Port, Weights
+
+OPSET, IR_VERSION = 17, 8
+
+
+def upscale(frames: Frames, scale: int = 2) -> Frames:
+    """What the graph of :func:`upscale_model` computes, for ``uint8 (N, H, W, 3)``."""
+    return frames.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def random_frames(*shape: int, seed: int = 0) -> Frames:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def model_of(nodes: Sequence[onnx.NodeProto], scale: int = 2, **initializers: Any) -> bytes:
+    """An ONNX file from ``frame`` to ``image``, both ``uint8 (n, h, w, 3)``, around the given nodes."""
+    size: list[Any] = ["n", "h", "w", 3]
+    scaled: list[Any] = size if scale == 1 else ["n", "sh", "sw", 3]
+    graph = helper.make_graph(
+        list(nodes),
+        "frame_graph",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, size)],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, scaled)],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in initializers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def upscale_model(scale: int = 2, brightness: float = 0.0) -> bytes:
+    """Nearest-neighbour upscaling in the form of a real frame graph: Cast, Transpose, ..., Clip, Round, Cast."""
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "Resize",
+            ["planes", "", "scales"],
+            ["large"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        helper.make_node("Add", ["large", "brightness"], ["lighter"]),
+        helper.make_node("Transpose", ["lighter"], ["pixels"], perm=[0, 2, 3, 1]),
+        helper.make_node("Clip", ["pixels", "low", "high"], ["clipped"]),
+        helper.make_node("Round", ["clipped"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["image"], to=TensorProto.UINT8),
+    ]
+    return model_of(
+        nodes,
+        scale,
+        scales=np.array([1, 1, scale, scale], np.float32),
+        brightness=np.float32(brightness),
+        low=np.float32(0),
+        high=np.float32(255),
+    )
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def png(frame: Frame) -> bytes:
+    done, data = cv2.imencode(".png", frame)
+    assert done
+    return data.tobytes()
+
+
+def add_file(folder: Path, name: str, data: bytes) -> FileRef:
+    """Write a file of the bundle; returns what the manifest says about it."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return FileRef(name, sha256(data))
+
+
+def small_manifest(
+    artifacts: Mapping[str, Artifact],
+    *,
+    name: str = "tiny-x2",
+    scale: int = 2,
+    limits: Mapping[str, Limits] | None = None,
+    golden: Sequence[Golden] = (),
+) -> Manifest:
+    """The manifest of a nearest-neighbour upscaler that takes any size."""
+    return Manifest(
+        name=name,
+        task="super-resolution",
+        generator="nearest",
+        weights=Weights(sha256(b"no weights"), "Apache-2.0", "nothing"),
+        inputs=(Port("frame", "frame", "uint8", ("n", "h", "w", 3)),),
+        outputs=(Port("image", "image", "uint8", ("n", "sh", "sw", 3)),),
+        geometry=Geometry(scale, SizeRule(), halo=1, tileable=True, fixed_size=None),
+        artifacts=artifacts,
+        limits={variant: Limits(max_abs=0, changed=0.0) for variant in artifacts} if limits is None else limits,
+        golden=tuple(golden),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def write_parity(folder: Path, artifacts: Mapping[str, Artifact]) -> None:
+    """A ``parity.json`` that says: these very files were measured."""
+    results = [{"variant": variant, "sha256": artifact.sha256} for variant, artifact in artifacts.items()]
+    (folder / "parity.json").write_text(json.dumps({"format": 1, "results": results}), encoding="utf-8")
+
+
+def write_small_bundle(
+    folder: Path,
+    *,
+    name: str = "tiny-x2",
+    scale: int = 2,
+    models: Mapping[str, bytes] | None = None,
+    limits: Mapping[str, Limits] | None = None,
+    golden_frames: int = 2,
+    parity: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> Path:
+    """Write a complete bundle into ``folder`` (made if need be) and return the folder.
+
+    Args:
+        models: variant to ONNX file; default: an fp32 nearest-neighbour upscaler.
+        limits: default: every variant must be exact.
+        golden_frames: how many pairs of frame and right answer, of 8x12 pixels.
+        parity: variant to engine to figures, for the manifest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts = {}
+    for variant, model in (models or {"fp32": upscale_model(scale)}).items():
+        file = add_file(folder, f"model.{variant}.onnx", model)
+        artifacts[variant] = Artifact(file.file, file.sha256, parity=(parity or {}).get(variant, {}))
+    golden = []
+    for index in range(golden_frames):
+        frame = random_frames(8, 12, 3, seed=index)
+        golden.append(
+            Golden(
+                add_file(folder, f"golden/{index}.input.png", png(frame)),
+                add_file(folder, f"golden/{index}.output.png", png(upscale(frame[None], scale)[0])),
+            )
+        )
+    write_parity(folder, artifacts)
+    write_manifest(folder, small_manifest(artifacts, name=name, scale=scale, limits=limits, golden=golden))
+    return folder

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from runtime.errors import UsageError
+from runtime.frames import Frame, Frames, SizeRule
+from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.fake import FakeSession
+from runtime.tiles import FittedSession, TiledSession, pad_frames, plan_tiles, smallest_tile
+
+KERNEL = np.array([[1, 2, 1], [3, 5, 2], [1, 4, 2]], dtype=np.float64)  # no symmetry: a flip would show
+
+
+class ConvSession(Session):
+    """A real little network: ``layers`` zero-padded 3x3 convolutions in integers, then x2 by repeating.
+
+    The values are taken modulo 251 between the layers, so that every pixel within reach changes the result.
+    ``stride`` > 1 adds a layer that shares one value in each stride x stride cell: it has a phase, as networks
+    that go down and up again have. Requests run on threads and may finish in any order.
+    """
+
+    def __init__(
+        self, layers: int = 3, stride: int = 1, in_flight: int = 2, fixed: tuple[int, int] | None = None
+    ) -> None:
+        self.scale, self.layers, self.stride, self.fixed = 2, layers, stride, fixed
+        self.info = SessionInfo("conv", "fp32", "fp32", "none", 1, in_flight)
+        self.shapes: list[tuple[int, ...]] = []
+        self.under_way = self.most = 0
+        self.fail_at: int | None = None
+        self.closed = False
+
+    @property
+    def halo(self) -> int:
+        return self.layers + self.stride - 1
+
+    def network(self, frame: Frame) -> Frame:
+        values: NDArray[Any] = frame.astype(np.float64)
+        if self.stride > 1:
+            s = self.stride
+            height, width = values.shape[:2]
+            assert height % s == 0
+            assert width % s == 0
+            values = values.reshape(height // s, s, width // s, s, 3).sum((1, 3)).repeat(s, 0).repeat(s, 1) % 251
+        for _ in range(self.layers):
+            values = cv2.filter2D(values, cv2.CV_64F, KERNEL, borderType=cv2.BORDER_CONSTANT) % 251
+        return values.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+
+    def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+        number = len(self.shapes)
+        self.shapes.append(frames.shape)
+        if self.fixed is not None:
+            assert frames.shape[1:3] == self.fixed
+        assert frames.flags.c_contiguous
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        assert self.under_way <= self.info.in_flight
+        result: queue.SimpleQueue[Frames | Exception] = queue.SimpleQueue()
+        known: list[Frames] = []
+
+        def work() -> None:
+            if number == self.fail_at:
+                result.put(RuntimeError("the engine failed"))
+                return
+            images = np.stack([self.network(frame) for frame in frames])
+            target = np.empty_like(images) if out is None else out
+            target[...] = images
+            result.put(target)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+
+        def wait() -> Frames:
+            if known:
+                return known[0]
+            answer = result.get()
+            self.under_way -= 1
+            if isinstance(answer, Exception):
+                raise answer
+            known.append(answer)
+            return answer
+
+        return Pending(wait)
+
+    def close(self) -> None:
+        assert self.under_way == 0
+        self.closed = True
+
+
+def noise(height: int, width: int, count: int = 1, seed: int = 0) -> Frames:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+plans = st.fixed_dictionaries(
+    {
+        "height": st.integers(1, 200),
+        "width": st.integers(1, 200),
+        "halo": st.integers(0, 12),
+        "multiple": st.sampled_from([1, 2, 4, 8]),
+        "minimum": st.sampled_from([1, 7, 32]),
+        "more_height": st.integers(0, 6),
+        "more_width": st.integers(0, 6),
+        "fixed_shape": st.booleans(),
+    }
+)
+
+
+@given(plans)
+@settings(deadline=None, max_examples=300)
+def test_a_plan_covers_each_pixel_once_with_enough_context(case: dict[str, int]) -> None:
+    height, width, halo, multiple = case["height"], case["width"], case["halo"], case["multiple"]
+    rule = SizeRule(case["minimum"], multiple)
+    least = smallest_tile(halo, rule)
+    tile = least + case["more_height"] * multiple, least + case["more_width"] * multiple
+    fixed = bool(case["fixed_shape"])
+    plan = plan_tiles(height, width, *tile, halo, multiple, minimum=rule.minimum, fixed_shape=fixed)
+
+    assert rule.allows(plan.tile_height, plan.tile_width)
+    assert rule.allows(plan.padded_height, plan.padded_width)
+    if fixed:
+        assert (plan.tile_height, plan.tile_width) == tile
+    else:
+        assert (plan.padded_height, plan.padded_width) == rule.padded(height, width)
+    covered = np.zeros((height, width), dtype=int)
+    for t in plan.tiles:
+        assert t.y % multiple == 0
+        assert t.x % multiple == 0
+        assert 0 <= t.y <= plan.padded_height - plan.tile_height
+        assert 0 <= t.x <= plan.padded_width - plan.tile_width
+        assert t.top < t.bottom
+        assert t.left < t.right
+        covered[t.top : t.bottom, t.left : t.right] += 1
+        assert t.y == 0 or t.top - t.y >= halo
+        assert t.x == 0 or t.left - t.x >= halo
+        y_end, x_end = t.y + plan.tile_height, t.x + plan.tile_width
+        assert t.bottom <= y_end
+        assert t.right <= x_end
+        assert y_end == plan.padded_height or y_end - t.bottom >= halo
+        assert x_end == plan.padded_width or x_end - t.right >= halo
+    assert (covered == 1).all()
+
+
+@given(st.integers(20, 400), st.integers(0, 8), st.integers(0, 40))
+@settings(deadline=None)
+def test_a_plan_has_no_tile_too_many_and_is_even(size: int, halo: int, more: int) -> None:
+    tile = 2 * halo + 1 + more
+    plan = plan_tiles(size, tile, tile, tile, halo, 1)
+    # n tiles reach from 0 to (n - 1) steps of at most tile - 2 halo, and the last window ends at the frame's end
+    count = len(plan.tiles)
+    assert count == 1 or (count - 2) * (tile - 2 * halo) + tile < size
+    gaps = np.diff([t.y for t in plan.tiles])
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("halo", "rule", "least"), [(3, SizeRule(), 7), (3, SizeRule(1, 4), 12), (3, SizeRule(32), 32)]
+)
+def test_a_tile_that_is_too_small_is_refused_with_the_smallest(halo: int, rule: SizeRule, least: int) -> None:
+    with pytest.raises(UsageError, match=f"the smallest tile is {least}x{least}"):
+        plan_tiles(100, 100, least - 1, 64, halo, rule.multiple, minimum=rule.minimum)
+    plan_tiles(100, 100, least, least, halo, rule.multiple, minimum=rule.minimum)
+
+
+def test_a_tile_that_breaks_the_multiple_is_refused() -> None:
+    with pytest.raises(UsageError, match="use 36 instead of 34"):
+        plan_tiles(100, 100, 34, 36, 3, 4)
+
+
+@given(
+    st.integers(1, 60), st.integers(1, 60), st.integers(0, 9), st.integers(0, 9), st.sampled_from([1, 2, 4]),
+    st.integers(1, 3), st.integers(1, 3), st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+@settings(deadline=None, max_examples=80)
+def test_tiled_equals_whole_bit_for_bit(
+    height: int, width: int, more_h: int, more_w: int, stride: int, count: int, in_flight: int, give: bool, seed: int
+) -> None:
+    rule = SizeRule(3, stride)
+    inner = ConvSession(stride=stride, in_flight=in_flight)
+    least = smallest_tile(inner.halo, rule)
+    frames = noise(height, width, count, seed)
+    with FittedSession(ConvSession(stride=stride), rule) as whole:
+        expected = whole.infer(frames)
+    out = np.empty_like(expected) if give else None
+    with TiledSession(inner, least + more_h * stride, least + more_w * stride, inner.halo, rule) as tiled:
+        result = tiled.infer(frames, out)
+    assert np.array_equal(result, expected)
+    assert out is None or result is out
+    assert inner.closed
+    assert len(set(inner.shapes)) == 1  # all tiles have one shape
+
+
+def test_a_halo_one_too_small_shows() -> None:
+    frames = noise(52, 68)  # with a halo of 2, tiles of 20 are 16 apart here: no context to spare
+    expected = ConvSession().infer(frames)
+    for halo, equal in ((3, True), (2, False)):
+        with TiledSession(ConvSession(), 20, 20, halo) as tiled:
+            assert np.array_equal(tiled.infer(frames), expected) is equal
+
+
+def test_windows_that_ignore_the_phase_would_show() -> None:
+    frames = noise(64, 64)
+    stride = ConvSession(stride=4)
+    expected = stride.infer(frames)
+    with TiledSession(ConvSession(stride=4), 24, 24, stride.halo, SizeRule(4, 4)) as tiled:
+        assert np.array_equal(tiled.infer(frames), expected)
+    with TiledSession(ConvSession(stride=4), 28, 28, stride.halo, SizeRule(4, 1)) as tiled:  # origins 0, 12, 24, 36
+        assert np.array_equal(tiled.infer(frames), expected)
+    with TiledSession(ConvSession(stride=4), 24, 24, stride.halo, SizeRule(4, 1)) as tiled:  # origins 0, 10, 20, ...
+        assert not np.array_equal(tiled.infer(frames), expected)
+
+
+def test_a_fixed_shape_engine_gets_only_its_shape_and_differs_only_near_the_padded_border() -> None:
+    frames = noise(20, 50)
+    expected = ConvSession().infer(frames)
+    with TiledSession(ConvSession(fixed=(32, 32)), 32, 32, 3, fixed_shape=True) as tiled:
+        result = tiled.infer(frames)
+    assert result.shape == expected.shape
+    far = 2 * (20 - 3)
+    assert np.array_equal(result[:, :far], expected[:, :far])
+    assert not np.array_equal(result, expected)
+
+
+def test_several_frames_in_flight_of_changing_size_come_back_right() -> None:
+    frames = [noise(30 + 7 * i, 40 + 3 * i, seed=i) for i in range(8)]
+    expected = [ConvSession().infer(frame) for frame in frames]
+    inner = ConvSession(in_flight=3)
+    with TiledSession(inner, 16, 24, 3) as tiled:
+        assert tiled.info.in_flight == 2
+        pending: list[Pending] = []
+        results = []
+        for frame in frames:
+            if len(pending) == tiled.info.in_flight:
+                results.append(pending.pop(0).result())
+            pending.append(tiled.submit(frame))
+        results += [p.result() for p in pending]
+    assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
+    assert inner.most == 3  # the inner session was kept busy
+
+
+def test_submit_blocks_while_two_frames_are_under_way() -> None:
+    gate = threading.Event()
+
+    class Gated(FakeSession):
+        def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+            gate.wait(10)
+            return super().submit(frames, out)
+
+    with TiledSession(Gated(), 16, 16, 2) as tiled:
+        tiled.submit(noise(20, 20))
+        tiled.submit(noise(20, 20))
+        third = threading.Thread(target=lambda: tiled.submit(noise(20, 20)).result(), daemon=True)
+        third.start()
+        time.sleep(0.1)
+        assert third.is_alive()
+        gate.set()
+        third.join(10)
+        assert not third.is_alive()
+
+
+@pytest.mark.parametrize("fail_at", [0, 3, 8])
+def test_an_error_in_one_tile_fails_that_frame_and_no_other(fail_at: int) -> None:
+    inner = ConvSession(in_flight=2)
+    inner.fail_at = fail_at
+    frames = noise(40, 40)  # 3 x 3 tiles of 20 with halo 3
+    expected = ConvSession().infer(frames)
+    with TiledSession(inner, 20, 20, 3) as tiled:
+        first, second = tiled.submit(frames), tiled.submit(frames)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="the engine failed"):
+                first.result()
+        assert np.array_equal(second.result(), expected)
+        assert np.array_equal(tiled.infer(frames), expected)
+
+
+def test_an_error_in_submit_is_the_frames_error() -> None:
+    class Refusing(FakeSession):
+        def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+            raise ValueError("no")
+
+    with TiledSession(Refusing(), 16, 16, 2) as tiled:
+        for _ in range(4):
+            with pytest.raises(ValueError, match="no"):
+                tiled.infer(noise(40, 40))
+
+
+def test_a_wrong_tile_is_refused_when_the_session_opens() -> None:
+    with pytest.raises(UsageError, match="the smallest tile is 7x7"):
+        TiledSession(ConvSession(), 6, 32, 3)
+
+
+def test_close_finishes_what_was_submitted_and_refuses_more() -> None:
+    tiled = TiledSession(FakeSession(delay=0.005), 16, 16, 2)
+    pending = tiled.submit(noise(30, 30))
+    tiled.close()
+    tiled.close()
+    assert pending.result().shape == (1, 60, 60, 3)
+    with pytest.raises(RuntimeError, match="closed"):
+        tiled.submit(noise(30, 30))
+
+
+def test_warm_up_runs_one_tile() -> None:
+    inner = ConvSession()
+    with TiledSession(inner, 16, 24, 3) as tiled:
+        tiled.warm_up((1, 100, 100, 3))
+        assert inner.shapes == [(1, 16, 24, 3)]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 16), (5, 31), (1, 1)])
+def test_fitted_pads_by_repeating_and_crops(size: tuple[int, int]) -> None:
+    frames = noise(*size, count=2)
+    rule = SizeRule(8, 4)
+    padded = rule.padded(*size)
+    grown = np.pad(frames, ((0, 0), (0, padded[0] - size[0]), (0, padded[1] - size[1]), (0, 0)), mode="edge")
+    assert np.array_equal(pad_frames(frames, *padded), grown)
+    expected = ConvSession(stride=4).infer(grown)[:, : 2 * size[0], : 2 * size[1]]
+    with FittedSession(ConvSession(stride=4), rule) as fitted:
+        for _ in range(3):  # the buffers are used again
+            pending = fitted.submit(frames)
+            assert np.array_equal(pending.result(), expected)
+            assert pending.result() is pending.result()
+        out = np.empty_like(expected)
+        assert fitted.infer(frames, out) is out
+        assert np.array_equal(out, expected)
+
+
+def test_fitted_lets_frames_that_keep_the_rule_through_without_a_copy() -> None:
+    seen: list[tuple[Frames, Frames | None]] = []
+
+    class Watching(FakeSession):
+        def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+            seen.append((frames, out))
+            return super().submit(frames, out)
+
+    frames, out = noise(16, 16), np.empty((1, 32, 32, 3), np.uint8)
+    with FittedSession(Watching(), SizeRule(8, 8)) as fitted:
+        fitted.infer(frames, out)
+    assert seen[0][0] is frames
+    assert seen[0][1] is out
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: FittedSession(s, SizeRule(1, 2)), lambda s: TiledSession(s, 16, 16, 2)], ids=["fitted", "tiled"]
+)
+def test_the_inner_sessions_info_is_passed_on_when_it_learns_more(wrap: Callable[[Session], Session]) -> None:
+    inner = FakeSession()
+    session = wrap(inner)
+    inner.info = replace(inner.info, device="a CPU", threads=7)
+    session.infer(noise(20, 20))
+    assert (session.info.device, session.info.threads) == ("a CPU", 7)
+    session.close()
+    assert inner.closed

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.video.sink import Ticks, open_sink
+from runtime.video.source import Timestamps, open_source
+
+BASES = st.sampled_from([Fraction(1, 90_000), Fraction(1, 12_800), Fraction(1, 1000), Fraction(1001, 30_000)])
+VARIABLE = [0, 3003, 6006, 6007, 20_000, 20_100, 95_123, 100_000, 271_828, 314_159]  # in 1/90000 s, no two steps alike
+
+
+@given(base=BASES, start=st.integers(-(10**6), 10**9), steps=st.lists(st.integers(1, 10**6), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_rising_timestamps_come_through_exactly(base: Fraction, start: int, steps: list[int]) -> None:
+    ticks = [start]
+    for step in steps:
+        ticks.append(ticks[-1] + step)
+    source, sink = Timestamps(base, Fraction(1, 25)), Ticks(base)
+    times = [source.next(tick) for tick in ticks]
+    assert source.start == start * base
+    assert source.made_up == 0
+    assert times == [(tick - start) * base for tick in ticks]
+    assert [sink.next(start * base + time) for time in times] == ticks
+    assert sink.moved == 0
+
+
+@given(
+    base=BASES,
+    duration=st.sampled_from([Fraction(1, 25), Fraction(1001, 30_000), Fraction(1, 240)]),
+    ticks=st.lists(st.none() | st.integers(-(10**7), 10**7), min_size=1, max_size=60),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_timestamps_become_strictly_rising(base: Fraction, duration: Fraction, ticks: list[int | None]) -> None:
+    source, sink = Timestamps(base, duration), Ticks(base)
+    times = [source.next(tick) for tick in ticks]
+    assert times[0] == 0
+    assert all(a < b for a, b in pairwise(times))
+    written = [sink.next(time) for time in times]
+    assert all(a < b for a, b in pairwise(written))
+
+
+def test_missing_repeated_and_restarted_clocks() -> None:
+    clock = Timestamps(Fraction(1, 1000), Fraction(1, 25))
+    assert [clock.next(t) for t in (100, None, 180)] == [0, Fraction(1, 25), Fraction(2, 25)]
+    assert clock.next(180) == Fraction(81, 1000)  # repeated: one tick later, and the next one is where it was
+    assert clock.next(220) == Fraction(3, 25)
+    assert clock.next(-5000) == Fraction(4, 25)  # restarted: goes on one frame later
+    assert clock.next(-4960) == Fraction(5, 25)
+
+
+@pytest.mark.parametrize("ticks", [VARIABLE, [tick + 45_678 for tick in VARIABLE]], ids=["from zero", "late start"])
+def test_variable_frame_rate_is_kept(
+    tmp_path: Path, make_clip: Callable[..., Path], copy_clip: Any, frame_times: Any, ticks: list[int]
+) -> None:
+    clip = make_clip(ticks=ticks, container_options={"movie_timescale": "90000"})
+    assert frame_times(clip) == [Fraction(tick, 90_000) for tick in ticks]
+    out = tmp_path / "out.mp4"
+    times = copy_clip(clip, out)
+    assert times == [Fraction(tick - ticks[0], 90_000) for tick in ticks]
+    assert frame_times(out) == frame_times(clip)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mov"])
+def test_length_of_the_last_frame_is_kept(tmp_path: Path, make_clip: Any, copy_clip: Any, name: str) -> None:
+    """Ten frames at 25 a second, the last of which is shown for two seconds; with B-frames."""
+    first, second = tmp_path / f"first_{name}", tmp_path / f"second_{name}"
+    with open_source(str(make_clip())) as source:
+        info = source.info
+        with open_sink(str(first), source=info, width=info.width, height=info.height, preset="medium") as sink:
+            for frame in source:
+                if frame.index == 9:
+                    frame.duration = Fraction(2)
+                sink.write(frame)
+    copy_clip(first, second, preset="medium")
+    for path in (first, second):
+        with open_source(str(path)) as again:
+            assert again.info.duration == Fraction(9, 25) + 2
+            durations = [frame.duration for frame in again]
+        assert durations == [Fraction(1, 25)] * 9 + [Fraction(2)]
+
+
+@pytest.mark.parametrize("name", ["raw.h264", "clip.avi"])
+def test_files_without_timestamps(tmp_path: Path, make_clip: Any, copy_clip: Any, frame_times: Any, name: str) -> None:
+    raw = name.endswith("h264")
+    clip = make_clip(
+        name,
+        ticks=list(range(12)),
+        time_base=Fraction(1, 25),
+        codec="libx264" if raw else "mpeg4",
+        format="h264" if raw else None,
+        options={"crf": "10"} if raw else {"bf": "2"},
+    )
+    out = tmp_path / "out.mp4"
+    times = copy_clip(clip, out)
+    assert times == [Fraction(i, 25) for i in range(12)]
+    written = frame_times(out)
+    assert [time - written[0] for time in written] == times
+
+
+@pytest.mark.parametrize("name", ["asl_book.mkv", "carphone_pristine.mp4"])
+def test_real_clips(tmp_path: Path, asset: Any, copy_clip: Any, frame_times: Any, name: str) -> None:
+    clip = asset(f"video/{name}")
+    out = tmp_path / "out.mp4"
+    times = copy_clip(clip, out, preset="ultrafast")
+    assert frame_times(out) == frame_times(clip)
+    with open_source(str(out)) as again, open_source(str(clip)) as first:
+        assert again.info.start == first.info.start
+        assert again.info.rate is not None
+        assert first.info.rate is not None
+        assert abs(again.info.rate / first.info.rate - 1) < Fraction(1, 50)
+        assert [frame.pts for frame in again] == times

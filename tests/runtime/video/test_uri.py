@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UsageError
+from runtime.video.uri import SinkKind, SourceKind, parse_sink, parse_source
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "target"),
+    [
+        ("0", SourceKind.CAMERA, "0"),
+        ("/dev/video2", SourceKind.CAMERA, "/dev/video2"),
+        ("v4l2:///dev/video0", SourceKind.CAMERA, "/dev/video0"),
+        ("clip.mp4", SourceKind.FILE, "clip.mp4"),
+        ("a b/clip.MKV", SourceKind.FILE, "a b/clip.MKV"),
+        ("file:///tmp/a%20b.mp4", SourceKind.FILE, "/tmp/a b.mp4"),
+        ("frames_%06d.png", SourceKind.PATTERN, "frames_%06d.png"),
+        ("f/%d.jpg", SourceKind.PATTERN, "f/%d.jpg"),
+        ("pictures/", SourceKind.FOLDER, "pictures/"),
+        ("one.webp", SourceKind.PICTURE, "one.webp"),
+        ("rtsp://cam/1", SourceKind.NETWORK, "rtsp://cam/1"),
+        ("https://x/clip.mp4", SourceKind.NETWORK, "https://x/clip.mp4"),
+        ("csi://0", SourceKind.CSI, "0"),
+        ("gst:videotestsrc", SourceKind.GSTREAMER, "videotestsrc"),
+    ],
+)
+def test_sources(text: str, kind: SourceKind, target: str) -> None:
+    uri = parse_source(text)
+    assert (uri.kind, uri.target, uri.text) == (kind, target, text)
+
+
+def test_folder_without_slash_and_percent_in_a_real_name(tmp_path: Path) -> None:
+    assert parse_source(str(tmp_path)).kind is SourceKind.FOLDER
+    odd = tmp_path / "100%d.mp4"
+    odd.write_bytes(b"x")
+    assert parse_source(str(odd)).kind is SourceKind.FILE
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("out.mp4", SinkKind.FILE),
+        ("out.MKV", SinkKind.FILE),
+        ("o.webm", SinkKind.FILE),
+        ("f/frames_%06d.png", SinkKind.PATTERN),
+        ("one.jpg", SinkKind.PICTURE),
+        ("display://", SinkKind.DISPLAY),
+        ("null://", SinkKind.NULL),
+    ],
+)
+def test_sinks(text: str, kind: SinkKind) -> None:
+    assert parse_sink(text).kind is kind
+
+
+@pytest.mark.parametrize("text", ["", "-", "foo://x", "a_%d_%d.png", "v4l2://", "file://host/x.mp4"])
+def test_unknown_sources(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_source(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "out", "out.xyz", "out/", "vcam://", "rtsp://x", "gst:x", "frames_%06d.mp4", "s3://x"]
+)
+def test_unknown_sinks(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_sink(text)
+    assert "\n" not in str(caught.value)
