@@ -41,9 +41,14 @@ class CalibrationSet:
     def from_paths(cls, paths: Sequence[Path]) -> CalibrationSet:
         """Read pictures and folders of pictures. Raises :class:`UsageError` for what is no picture."""
         files = [file for path in paths for file in _pictures(path)]
+        if not files:
+            raise UsageError("no pictures were named")
         frames = []
         for file in files:
-            image = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
+            try:
+                image = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
+            except cv2.error:  # no bytes at all, or more pixels than OpenCV reads
+                image = None
             if image is None:
                 raise UsageError(f"{file}: not a picture that OpenCV can read")
             frames.append(np.asarray(image, dtype=np.uint8))
@@ -70,7 +75,7 @@ class CalibrationSet:
 
 def _pictures(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
         if not found:
             raise UsageError(f"{path}: holds no picture ({', '.join(PICTURE_SUFFIXES)})")
         return found

@@ -25,8 +25,8 @@ from runtime.video.source import SourceInfo, VideoFrame, open_source
 OUT = Path("demo")
 BUNDLE = Path("bundles/sr-x2")
 FRAMES = 120  # four to five seconds
-CLIPS = ("short_hamilton_clip.mp4", "bikes.mp4", "bigbuckbunny.mp4")
-PANEL = (270, 480)  # height, width of the detail shown in before_after.png, in output pixels
+CLIPS = ("carphone_pristine.mp4", "bikes.mp4", "short_hamilton_clip.mp4")
+PANEL = (176, 240)  # height, width of the detail shown in before_after.png, in output pixels
 
 
 def find_clip() -> Path:
@@ -101,7 +101,7 @@ def _most_detailed(image: Frame, height: int, width: int) -> tuple[int, int]:
 
 
 def _labelled(image: Frame, text: str) -> Frame:
-    enlarged = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    enlarged = cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
     bar = np.full((36, enlarged.shape[1], 3), 24, dtype=np.uint8)
     cv2.putText(bar, text, (10, 25), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (240, 240, 240), 1, cv2.LINE_AA)
     return np.asarray(np.vstack([bar, enlarged]), dtype=np.uint8)

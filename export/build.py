@@ -12,7 +12,7 @@ import torch
 
 from calib.dataset import CalibrationSet
 from export import variants
-from export.bundle import add_parity, new_bundle_folder, write_files
+from export.bundle import add_parity, new_bundle_folder, refuse_existing, write_files
 from export.config import BuildConfig
 from export.frame_io import FrameGraph, measured_halo
 from export.generators import load_generator
@@ -52,8 +52,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     path = shipped.path if shipped else Path(config.weights)
     name = config.name or _bundle_name(path)
     target = config.output / name
-    if target.exists() and not config.force:
-        raise UsageError(f"{target} exists: add --force to replace it")
+    refuse_existing(target, force=config.force)
     progress(f"loading {path.name}")
     loaded, checkpoint = load_generator(path)
     progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
@@ -115,7 +114,12 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
     lines = []
     for variant, artifact in bundle.manifest.artifacts.items():
         progress(f"checking {artifact.file}")
-        model = checked(onnx.load_model_from_string(bundle.read_model(variant)))
+        data = bundle.read_model(variant)
+        try:
+            model = onnx.load_model_from_string(data)
+        except Exception:  # protobuf's DecodeError, whose module has no types
+            raise GenedgeError(f"{artifact.file}: not an ONNX model") from None
+        model = checked(model)
         for side, ports, declared in (
             ("input", model.graph.input, bundle.manifest.inputs),
             ("output", model.graph.output, bundle.manifest.outputs),
@@ -149,7 +153,7 @@ def _bundle_name(path: Path) -> str:
     name = path.name
     for suffix in (".tar", ".pth", ".pt", ".ckpt", ".safetensors"):
         name = name.removesuffix(suffix)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("-._").rstrip("-.")  # a letter or digit comes first
     return name[:100] or "bundle"
 
 

@@ -38,14 +38,23 @@ from runtime.manifest import (
 REPORT_NAME = "parity.html"
 
 
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raise :class:`UsageError` where ``target`` exists and ``force`` is not set, or where it is no bundle at all."""
+    if not target.exists():
+        return
+    if not force:
+        raise UsageError(f"{target} exists: add --force to replace it")
+    if not (target / MANIFEST_NAME).is_file():  # --force replaces bundles, not somebody's documents
+        raise UsageError(f"{target} exists and is no bundle, so it is not replaced: choose another --name or -o")
+
+
 @contextlib.contextmanager
 def new_bundle_folder(target: Path, *, force: bool) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``target`` when the block ends well, and vanishes otherwise.
 
-    Raises :class:`UsageError` where ``target`` exists and ``force`` is not set.
+    An existing bundle is kept until the new one is whole. Raises :class:`UsageError` as :func:`refuse_existing` does.
     """
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists: add --force to replace it")
+    refuse_existing(target, force=force)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -53,14 +62,26 @@ def new_bundle_folder(target: Path, *, force: bool) -> Iterator[Path]:
         _sync(temporary)
         temporary.chmod(0o755)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(old / target.name)
-            temporary.rename(target)
-            shutil.rmtree(old)
+            _replace(target, temporary)
         else:
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Rename ``new`` to ``target`` and delete what was there; where the rename fails, ``target`` stays what it was."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
+    try:
+        target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    finally:
+        if target.exists():  # else the only copy lies in there
+            shutil.rmtree(old.parent)
 
 
 def write_files(
@@ -135,9 +156,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """``count`` pairs from all over the list, the last one (the odd size) among them."""
-    last = len(pairs) - 1
-    places = sorted({round(index * last / max(1, count - 1)) for index in range(min(count, len(pairs)))})
-    return [pairs[place] for place in places]
+    count = min(count, len(pairs))
+    return [pairs[round(index * (len(pairs) - 1) / max(1, count - 1))] for index in range(count)]
 
 
 def _write_picture(folder: Path, name: str, frame: Frame) -> FileRef:

@@ -26,10 +26,13 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model")
 #: What ``DataParallel`` and ``torch.compile`` put in front of every name.
 PREFIXES = ("module.", "_orig_mod.")
 
-_HTML = re.compile(rb"\s*(<!doctype\s+html|<html|<head|<\?xml)", re.IGNORECASE)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(<!doctype\s+html|<html|<head|<\?xml)", re.IGNORECASE)
 _LFS = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"
 _GLOBAL = re.compile(r"(?:GLOBAL|Unsupported class|Unsupported global: GLOBAL)\s+([\w.]+)")
 _MAX_DEPTH = 4  # wrappers inside wrappers
+_MAX_RANK = 8  # dimensions of a tensor; kernels have up to 5
+_MAX_NAME = 200  # characters; real names have about 60
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ def load_state(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name the checkpoint file in it")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder: name the checkpoint file in it")
         data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(
@@ -95,6 +98,8 @@ def _from_safetensors(data: bytes) -> Any:
         raise CheckpointError(f"not a whole safetensors file ({_first_line(error)}): download it again") from None
     except KeyError as error:  # a type that torch has no name for
         raise CheckpointError(f"a tensor has the type {error}, which is not supported") from None
+    except (TypeError, ValueError, RuntimeError):  # a valid header with a shape that torch cannot make
+        raise CheckpointError("a tensor has a shape that is not possible: the file is damaged") from None
 
 
 def _from_torch(data: bytes) -> Any:
@@ -111,7 +116,7 @@ def _from_torch(data: bytes) -> Any:
                 f"it holds {match[1]}, not only tensors; loading that would run code from the file, so it is refused: "
                 "save the weights alone with torch.save(net.state_dict(), ...)"
             ) from None
-        if data.startswith(b"PK"):
+        if data.startswith(_ZIP):
             raise CheckpointError(
                 "it holds more than tensors, and loading that would run code from the file, so it is refused"
             ) from None
@@ -122,9 +127,7 @@ def _from_torch(data: bytes) -> Any:
         text = str(error)
         if "torch.jit" in text or "TorchScript" in text:
             raise CheckpointError("it is a TorchScript program, not a checkpoint: save net.state_dict()") from None
-        if data.startswith(b"PK") and (
-            "central directory" in text or "zip archive" in text or "PytorchStreamReader" in text
-        ):
+        if data.startswith(_ZIP):
             raise CheckpointError("the file is cut off or damaged: download it again") from None
         raise CheckpointError("not a PyTorch checkpoint, or a damaged one") from None
 
@@ -146,11 +149,13 @@ def _unwrapped(content: Any) -> tuple[dict[str, Any], str]:
         name = str(key)
         while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
             name = name.removeprefix(prefix)
+        if not name.isprintable() or len(name) > _MAX_NAME:  # it would garble every message that shows it
+            raise CheckpointError("a tensor's name is not a name: the file is damaged")
         if name in state:
             raise CheckpointError(f"two tensors are called {name}")
         state[name] = value
     if not state:
-        names = ", ".join(str(key) for key in list(content)[:5]) or "nothing"
+        names = ", ".join(repr(str(key)[:_MAX_NAME]) for key in list(content)[:5]) or "nothing"
         raise CheckpointError(
             f"it holds no named tensors (only {names}); weights are looked for under {', '.join(WRAPPERS)}"
         )
@@ -161,8 +166,9 @@ def _cleaned(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     """Float tensors as contiguous ``float32``; ``size`` is that of the file in bytes."""
     result = {}
     for name, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
-            raise CheckpointError(f"{name} is no plain tensor (sparse, quantised or complex)")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not plain or tensor.is_quantized or tensor.is_complex() or tensor.ndim > _MAX_RANK:
+            raise CheckpointError(f"{name} is no plain tensor (sparse, nested, quantised or complex)")
         if tensor.numel() * tensor.element_size() > size:  # a view that repeats its few values without end
             raise CheckpointError(f"{name} claims {tensor.numel():,} values, more than the file holds")
         if tensor.is_floating_point():

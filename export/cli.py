@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import with_extras
-from runtime.errors import EXIT_OK, UsageError, guarded
+from runtime.errors import EXIT_OK, UsageError, guarded, printable
 from runtime.report import table, write_json
 
 if TYPE_CHECKING:
     from export.build import Built
+
+#: what `inspect` shows of an artifact's parity
+FIGURES = {"psnr_db": "{:.2f} dB", "delta_e": "ΔE {:.4f}", "max_abs": "max {:.0f} steps"}
 
 EXTRA_OF: dict[str, str | None] = {
     "torch": "export",
@@ -166,18 +169,16 @@ def _inspect(options: argparse.Namespace) -> int:
     geometry = manifest.geometry
     size = "x".join(map(str, geometry.fixed_size)) if geometry.fixed_size else "any"
     print(f"{manifest.name}: {manifest.task}, generator {manifest.generator}, scale {geometry.scale}")
-    print(f"weights: sha256 {manifest.weights.sha256[:16]}…, licence {manifest.weights.licence}")
-    print(f"trained on: {manifest.weights.trained_on}")
+    print(f"weights: sha256 {manifest.weights.sha256[:16]}…, licence {printable(manifest.weights.licence)}")
+    print(f"trained on: {printable(manifest.weights.trained_on)}")
     print(f"frame size: {size}, halo {geometry.halo}, tileable {'yes' if geometry.tileable else 'no'}")
     for port in (*manifest.inputs, *manifest.outputs):
         print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}")
     for variant, artifact in manifest.artifacts.items():
         print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
         for engine, figures in artifact.parity.items():
-            print(
-                f"  {engine}: {figures['psnr_db']:.2f} dB, ΔE {figures['delta_e']:.4f}, "
-                f"max {figures['max_abs']:.0f} steps"
-            )
+            shown = ((key, unit) for key, unit in FIGURES.items() if key in figures)
+            print(f"  {engine}: {', '.join(unit.format(figures[key]) for key, unit in shown)}")
     return EXIT_OK
 
 
@@ -191,7 +192,7 @@ def _inspect_checkpoint(path: Path) -> int:
     print(f"sha256 {checkpoint.sha256}")
     if checkpoint.wrapper:
         print(f"found under: {checkpoint.wrapper}")
-    rows = [f"  {key}  {list(tensor.shape)}" for key, tensor in state.items()]
+    rows = [f"  {printable(key)}  {list(tensor.shape)}" for key, tensor in state.items()]
     print("\n".join(rows if len(rows) <= 12 else [*rows[:8], f"  … {len(rows) - 12} more", *rows[-4:]]))
     generator = identify(state)
     loaded = generator.load(dict(state))

@@ -88,9 +88,8 @@ def measured_halo(graph: FrameGraph, minimum: int, multiple: int, scale: int, li
         side = max(2 * radius + 1, minimum)
         side = -(-side // multiple) * multiple
         cut = -(-side // 4 // multiple) * multiple
-        noise = torch.randint(
-            0, 256, (1, max(side, minimum + cut), max(side, minimum + cut), 3), generator=generator, dtype=torch.uint8
-        )
+        whole = max(side, -(-minimum // multiple) * multiple + cut)  # what a cut leaves must still obey the rule
+        noise = torch.randint(0, 256, (1, whole, whole, 3), generator=generator, dtype=torch.uint8)
         reach = max(_reach_of_pixel(graph, noise, multiple, scale), _reach_of_cut(graph, noise, cut, scale))
         if reach < min(side // 2 - multiple, radius):
             return reach

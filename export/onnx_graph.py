@@ -78,7 +78,8 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
-        raise GenedgeError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise GenedgeError(f"the exported graph is not valid ONNX: {first}") from error
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -81,20 +82,29 @@ def lowered_to_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
         raise GenedgeError(f"the graph has opset {version}; only 17 and 18 can be lowered to {CANONICAL_OPSET}")
     result = copy_of(model)
     if version == 18:
-        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        known = _Known(constants, _shapes(model))
         for node in result.graph.node:
-            _lower_node(node, result.graph, constants)
+            _lower_node(node, result.graph, known)
     del result.opset_import[:]
     result.opset_import.append(helper.make_opsetid("", CANONICAL_OPSET))
     result.ir_version = CANONICAL_IR
     return without_unused_initializers(result)
 
 
-def _lower_node(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
+@dataclass(frozen=True)
+class _Known:
+    """What is known about the tensors of the graph before it is rewritten."""
+
+    constants: dict[str, np.ndarray]
+    shapes: dict[str, list[int | None]]
+
+
+def _lower_node(node: NodeProto, graph: onnx.GraphProto, known: _Known) -> None:
     if node.domain not in ("", "ai.onnx"):
         raise GenedgeError(f"the graph uses {node.domain}.{node.op_type}, which is no standard ONNX operator")
     if node.op_type in _LOWERINGS:
-        _LOWERINGS[node.op_type](node, graph, constants)
+        _LOWERINGS[node.op_type](node, graph, known)
         return
     try:
         newer = onnx.defs.get_schema(node.op_type, 18).since_version
@@ -105,23 +115,23 @@ def _lower_node(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np
         raise GenedgeError(f"{node.op_type} changed in opset 18 and cannot be written as opset {CANONICAL_OPSET}")
 
 
-def _constant_input(node: NodeProto, index: int, constants: dict[str, np.ndarray]) -> np.ndarray | None:
+def _constant_input(node: NodeProto, index: int, known: _Known) -> np.ndarray | None:
     if len(node.input) <= index or not node.input[index]:
         return None
-    if node.input[index] not in constants:
+    if node.input[index] not in known.constants:
         raise GenedgeError(f"{node.op_type} {node.name}: input {index} is computed, opset 17 needs a constant")
-    return constants[node.input[index]]
+    return known.constants[node.input[index]]
 
 
-def _lower_pad(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
-    axes = _constant_input(node, 3, constants)
+def _lower_pad(node: NodeProto, graph: onnx.GraphProto, known: _Known) -> None:
+    axes = _constant_input(node, 3, known)
     if axes is None:
         return
-    pads = _constant_input(node, 1, constants)
+    pads = _constant_input(node, 1, known)
     assert pads is not None
-    rank = 4  # every picture tensor
-    if int(np.max(np.abs(axes))) >= rank:
-        raise GenedgeError(f"Pad {node.name}: axes {axes.tolist()} do not belong to a picture tensor")
+    if node.input[0] not in known.shapes:
+        raise GenedgeError(f"Pad {node.name}: opset 17 needs every axis, and the rank of its input is not known")
+    rank = len(known.shapes[node.input[0]])
     full = np.zeros(2 * rank, dtype=np.int64)
     for place, axis in enumerate(int(value) % rank for value in axes):
         full[axis], full[axis + rank] = pads[place], pads[place + len(axes)]
@@ -133,13 +143,14 @@ def _lower_pad(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.
         del node.input[-1]
 
 
-def _lower_split(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
+def _lower_split(node: NodeProto, graph: onnx.GraphProto, known: _Known) -> None:
     count = next((attribute for attribute in node.attribute if attribute.name == "num_outputs"), None)
     if count is None:
         return
     if len(node.input) < 2 or not node.input[1]:
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-        size = _static_size(graph, node.input[0], axis)
+        shape = known.shapes.get(node.input[0])
+        size = shape[axis] if shape else None
         if size is None:
             raise GenedgeError(f"Split {node.name}: opset 17 needs sizes, and the size of axis {axis} is not known")
         part = -(-size // count.i)
@@ -151,7 +162,7 @@ def _lower_split(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, n
     node.attribute.remove(count)
 
 
-def _lower_resize(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
+def _lower_resize(node: NodeProto, graph: onnx.GraphProto, known: _Known) -> None:
     for attribute in list(node.attribute):
         if attribute.name == "antialias" and attribute.i:
             raise GenedgeError(f"Resize {node.name}: antialiasing does not exist in opset 17")
@@ -163,11 +174,11 @@ def _lower_resize(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, 
             node.attribute.remove(attribute)
 
 
-def _lower_reduce(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
-    axes = _constant_input(node, 1, constants)
+def _lower_reduce(node: NodeProto, graph: onnx.GraphProto, known: _Known) -> None:
+    axes = _constant_input(node, 1, known)
     for attribute in list(node.attribute):
         if attribute.name == "noop_with_empty_axes":
-            if attribute.i and axes is None:
+            if attribute.i and (axes is None or not axes.size):
                 raise GenedgeError(f"{node.op_type} {node.name}: noop_with_empty_axes does not exist in opset 17")
             node.attribute.remove(attribute)
     if axes is not None:
@@ -175,20 +186,24 @@ def _lower_reduce(node: NodeProto, graph: onnx.GraphProto, constants: dict[str, 
         del node.input[1:]
 
 
-def _static_size(graph: onnx.GraphProto, tensor: str, axis: int) -> int | None:
-    inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
-    for info in (*inferred.graph.value_info, *inferred.graph.input):
-        if info.name == tensor:
-            dimension = info.type.tensor_type.shape.dim[axis]
-            return dimension.dim_value if dimension.HasField("dim_value") else None
-    return None
+def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Dimensions of the tensors whose rank is known; None stands for a free one."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        info.name: [
+            dimension.dim_value if dimension.HasField("dim_value") else None
+            for dimension in info.type.tensor_type.shape.dim
+        ]
+        for info in (*graph.value_info, *graph.input, *graph.output)
+        if info.type.tensor_type.HasField("shape")
+    }
 
 
 _REDUCTIONS = (
     "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp",
     "ReduceSumSquare",
 )  # fmt: skip
-_Lowering = Callable[[NodeProto, onnx.GraphProto, dict[str, np.ndarray]], None]
+_Lowering = Callable[[NodeProto, onnx.GraphProto, _Known], None]
 _LOWERINGS: dict[str, _Lowering] = {
     "Pad": _lower_pad,
     "Split": _lower_split,

@@ -49,7 +49,7 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
         index in inside
         and node.op_type not in FP32_OPERATORS
         and node.name not in settings.keep
-        and not any(name in constants and _too_large(constants[name]) for name in node.input)
+        and not any(name in constants and _beyond_float16(constants[name]) for name in node.input)
         for index, node in enumerate(graph.node)
     ]
     half_names = {name for index, node in enumerate(graph.node) if half[index] for name in node.output}
@@ -68,7 +68,9 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
                 values = numpy_helper.to_array(constants[name]).astype(np.float16)
                 added[name] = numpy_helper.from_array(values, f"{name}.{suffix}")
             return f"{name}.{suffix}"
-        if (name in half_names) == (to == TensorProto.FLOAT16):
+        if to == TensorProto.FLOAT16 and name in half_names and name in fixed:
+            return f"{name}.half"  # the output itself is a Cast back to float32
+        if (name in half_names and name not in fixed) == (to == TensorProto.FLOAT16):
             return name
         if (name, to) not in casts:
             casts[name, to] = f"{name}.{suffix}"
@@ -127,6 +129,8 @@ def _between_weights(graph: onnx.GraphProto) -> set[int]:
     return behind & ahead
 
 
-def _too_large(tensor: TensorProto) -> bool:
-    values = numpy_helper.to_array(tensor)
-    return bool(values.size) and float(np.max(np.abs(values))) > _FP16_MAX
+def _beyond_float16(tensor: TensorProto) -> bool:
+    """Whether a constant overflows in float16, or vanishes altogether (an epsilon under a division)."""
+    values = np.abs(numpy_helper.to_array(tensor))
+    largest = float(np.max(values)) if values.size else 0.0
+    return largest > _FP16_MAX or (largest > 0 and float(np.float16(largest)) == 0)

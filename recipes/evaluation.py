@@ -39,13 +39,18 @@ def read_image(path: Path) -> Frame:
 
 
 def bicubic(image: Frame, height: int, width: int) -> Frame:
-    """Resize ``uint8 (H, W, 3)`` with torch's antialiased bicubic filter, rounded to 8 bit."""
+    """Reduce ``uint8 (H, W, 3)`` with torch's antialiased bicubic filter, rounded to 8 bit."""
     planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     small: Tensor = functional.interpolate(
         planes, size=(height, width), mode="bicubic", antialias=True, align_corners=False
     )
     pixels = small[0].permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8)
     return np.asarray(pixels.contiguous().numpy(), dtype=np.uint8)
+
+
+def plain_bicubic(image: Frame, scale: int) -> Frame:
+    """Enlarge ``uint8 (H, W, 3)`` with the bicubic filter (a = -0.75) that torch and OpenCV share: the baseline."""
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
 def crop_to_multiple(image: Frame, multiple: int) -> Frame:

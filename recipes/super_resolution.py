@@ -18,12 +18,11 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,12 +37,15 @@ from torch.nn import functional
 from export.generators.compact import CompactNet
 from recipes.evaluation import (
     Frame,
+    Score,
     assets_folder,
     bicubic,
     crop_to_multiple,
+    plain_bicubic,
     read_image,
     score_folder,
 )
+from recipes.model_card import Training, card_text
 
 CHECKPOINT = "checkpoint.pt"
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219.0  # weights of Y among R, G, B; they sum to 1
@@ -358,11 +360,12 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
             score = score_folder(
                 assets / "images" / "cid22", settings.scale, upscaler(average.collapsed().to(device), device), "val_*"
             )
-            row = [step, round(elapsed), round(float(np.mean(losses)) if losses else 0.0, 6), round(score.psnr_y, 3)]
+            row = [step, round(elapsed), round(float(np.mean(losses or [0.0])), 6), round(score.psnr_y, 3)]
             losses.clear()
             print(f"step {row[0]} {row[1]} s loss {row[2]} val Y-PSNR {row[3]} dB", flush=True)
-            with (out / "log.csv").open("a", newline="") as log:
-                csv.writer(log).writerow(row)
+            if row[2]:  # nothing was trained since a finished run was started again
+                with (out / "log.csv").open("a", newline="") as log:
+                    csv.writer(log).writerow(row)
             state = {
                 "settings": asdict(settings),
                 "net": net.state_dict(),
@@ -401,27 +404,52 @@ def write_result(net: CompactNet, settings: Settings, out: Path, assets: Path, s
     name = f"sr-x{settings.scale}" + ("-camera" if settings.camera else "")
     weights = out / f"{name}.safetensors"
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    scores = {}
-    for folder in ("set5", "set14", "bsd100_subset"):
-        if (assets / "images" / folder).is_dir():
-            scores[folder] = asdict(
-                score_folder(assets / "images" / folder, settings.scale, upscaler(net, torch.device("cpu")))
-            )
-    (out / "scores.json").write_text(
-        json.dumps(
-            {
-                "settings": asdict(settings),
-                "steps": step,
-                "seconds": round(seconds),
-                "sha256": digest,
-                "scores": scores,
-            },
-            indent=2,
-        )
+    run = Training(
+        name,
+        asdict(settings),
+        sum(parameter.numel() for parameter in net.parameters()),
+        step,
+        seconds,
+        "CPU" if next(net.parameters()).device.type == "cpu" else torch.cuda.get_device_name(),
+        torch.get_num_threads(),
+        hashlib.sha256(weights.read_bytes()).hexdigest(),
     )
-    print(json.dumps(scores, indent=2))
+    upscale = upscaler(net.cpu(), torch.device("cpu"))
+    images = assets / "images"
+    benchmarks = {
+        title: both_scores(images / folder, settings.scale, upscale)
+        for title, folder in (("Set5", "set5"), ("Set14", "set14"), ("BSD100 subset", "bsd100_subset"))
+        if (images / folder).is_dir()
+    }
+    degraded = {
+        title: both_scores(images / "cid22", settings.scale, upscale, degrade, "val_*")
+        for title, degrade in DEGRADATIONS.items()
+    }
+    card = card_text(run, benchmarks, degraded, out / "log.csv")
+    (out / f"{name}.md").write_text(card, encoding="utf-8")
+    print(card)
     return weights
+
+
+DEGRADATIONS: dict[str, Callable[[Frame], Frame]] = {
+    "nothing": lambda frame: frame,
+    "JPEG, quality 80": lambda frame: compressed(frame, 80),
+    "H.264, CRF 26": lambda frame: h264_round_trip(frame, 26),
+}
+
+
+def both_scores(
+    folder: Path,
+    scale: int,
+    upscale: Callable[[Frame], Frame],
+    degrade: Callable[[Frame], Frame] = lambda frame: frame,
+    pattern: str = "*",
+) -> tuple[Score, Score]:
+    """Scores of bicubic interpolation and of ``upscale``, both on what ``degrade`` makes of the small pictures."""
+    return (
+        score_folder(folder, scale, lambda small: plain_bicubic(degrade(small), scale), pattern),
+        score_folder(folder, scale, lambda small: upscale(degrade(small)), pattern),
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

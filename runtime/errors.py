@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -65,15 +66,29 @@ def message_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters spelled out: names in files can hold a terminal's escape sequences."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 def guarded(main: Callable[[], int]) -> int:
     """Run a command: user errors become one line on stderr and their exit code, Ctrl-C becomes 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" for a Greek letter
     try:
         code = main()
         sys.stdout.flush()  # a full disk or a closed pipe shows now, not while Python exits
         return code
     except GenedgeError as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        _complain(message_of(error))
         return error.exit_code
+    except MemoryError:
+        _complain("out of memory: run with smaller tiles (--tile 256) or fewer other programs")
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -82,5 +97,9 @@ def guarded(main: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        print(f"error: {message_of(error)}", file=sys.stderr)
+        _complain(message_of(error))
         return EXIT_FAILED
+
+
+def _complain(message: str) -> None:
+    print(f"error: {printable(message)}", file=sys.stderr)

@@ -17,6 +17,7 @@ Range = tuple[float, float]  # the values that black and white have inside the n
 
 _BGR = (2, 1, 0)  # BGR to RGB, and back
 _SHOWN = 3  # names of tensors in a message
+_COUNTER = "num_batches_tracked"  # of a batch norm; only training needs it
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,31 @@ def indices(state: State, pattern: str) -> list[int]:
     return sorted({int(match[1]) for key in state if (match := re.fullmatch(pattern, key))})
 
 
+def last_index(state: State, pattern: str, family: str) -> int:
+    """The highest of :func:`indices`, which must find one.
+
+    A file that numbers more layers than it holds tensors is refused, before anybody builds them all.
+    """
+    last = indices(state, pattern)[-1]
+    if last > 4 * len(state):
+        raise CheckpointError(
+            f"the checkpoint looks like {family}, but it numbers a layer {last} and holds only {len(state)} tensors"
+        )
+    return last
+
+
+def outputs_of(state: State, key: str) -> int:
+    """Output channels of the convolution ``state[key]``, 0 where it has no dimension."""
+    return int(state[key].shape[0]) if state[key].ndim else 0
+
+
 def is_convolution(state: State, key: str, inputs: int | None = None) -> bool:
     """Whether ``state[key]`` is a square 2-D kernel, and takes ``inputs`` channels."""
     weight = state.get(key)
     return (
         weight is not None
         and weight.ndim == 4
+        and weight.numel() > 0
         and weight.shape[2] == weight.shape[3]
         and inputs in (None, weight.shape[1])
     )
@@ -93,10 +113,17 @@ def scale_from_channels(family: str, channels: int) -> int:
     return scale
 
 
-def load_strictly(net: nn.Module, state: State, family: str) -> None:
-    """Load every tensor, and complain about each one that is missing, left over, or of another shape."""
-    wanted = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    given = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+def load_strictly(
+    net: nn.Module, state: State, family: str, original: Callable[[str], str] = lambda name: name
+) -> None:
+    """Load every tensor, and complain about each one that is missing, left over, or of another shape.
+
+    ``net`` is best built on torch's ``meta`` device, so that a hostile shape takes no memory before it is
+    compared here. ``original`` gives the name in the file of a parameter of ``net``; complaints use it.
+    """
+    own = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith(_COUNTER)}
+    wanted = {original(name): tensor for name, tensor in own.items()}
+    given = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
     complaints = []
     if missing := [name for name in wanted if name not in given]:
         complaints.append(f"it lacks {_listed(missing)}")
@@ -111,7 +138,11 @@ def load_strictly(net: nn.Module, state: State, family: str) -> None:
         complaints.append(_listed(wrong))
     if complaints:
         raise CheckpointError(f"the checkpoint looks like {family}, but {'; '.join(complaints)}")
-    net.load_state_dict(given, strict=False)
+    net.to_empty(device="cpu")
+    net.load_state_dict({name: given[original(name)] for name in own}, strict=False)
+    for name, buffer in net.named_buffers():
+        if name.endswith(_COUNTER):
+            buffer.zero_()
     net.eval().requires_grad_(False)
 
 

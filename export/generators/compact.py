@@ -15,9 +15,10 @@ from export.generators.base import (
     State,
     fold_input,
     fold_output,
-    indices,
     is_convolution,
+    last_index,
     load_strictly,
+    outputs_of,
     scale_from_channels,
 )
 
@@ -46,7 +47,9 @@ class CompactNet(nn.Module):
         features = image
         for conv in self.convs[:-1]:
             features = torch.relu(conv(features))
-        anchor = image.repeat_interleave(self.scale * self.scale, dim=1)
+        # one Gather in ONNX, where repeat_interleave would become six nodes
+        colours = torch.tensor([colour for colour in range(3) for _ in range(self.scale**2)], device=image.device)
+        anchor = image.index_select(1, colours)
         return functional.pixel_shuffle(self.convs[-1](features) + anchor, self.scale)
 
 
@@ -55,10 +58,11 @@ def _detect(state: State) -> bool:
 
 
 def _load(state: State) -> LoadedGenerator:
-    last = indices(state, r"convs\.(\d+)\.weight")[-1]
+    last = last_index(state, r"convs\.(\d+)\.weight", "compact")
     width, depth = int(state["convs.0.weight"].shape[0]), last - 1
-    scale = scale_from_channels("compact", int(state[f"convs.{last}.weight"].shape[0]))
-    net = CompactNet(scale, width, depth)
+    scale = scale_from_channels("compact", outputs_of(state, f"convs.{last}.weight"))
+    with torch.device("meta"):
+        net = CompactNet(scale, width, depth)
     load_strictly(net, state, "compact")
 
     def fold() -> nn.Module:

@@ -7,7 +7,8 @@ Two public layouts of the same net are read: https://github.com/leftthomas/SRGAN
 from __future__ import annotations
 
 import copy
-import re
+import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -22,13 +23,14 @@ from export.generators.base import (
     fold_output,
     indices,
     is_convolution,
+    last_index,
     load_strictly,
+    outputs_of,
 )
 from runtime.errors import CheckpointError
 
-#: leftthomas: block1 is the head, then residual blocks, then the block behind them, then the tail
-_LEFTTHOMAS_RESIDUAL = re.compile(r"block(\d+)\.(conv1|bn1|prelu|conv2|bn2)\.(.+)")
-_PLACE = {"conv1": 0, "bn1": 1, "prelu": 2, "conv2": 3, "bn2": 4}
+#: leftthomas: block1 is the head, then residual blocks of these layers, then the block behind them, then the tail
+_RESIDUAL = ("conv1", "bn1", "prelu", "conv2", "bn2")
 
 _AFFINE = ("weight", "bias")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -121,72 +123,67 @@ def _is_lornatang(state: State) -> bool:
     return is_convolution(state, "conv1.0.weight", 3) and is_convolution(state, "trunk.0.rcb.0.weight")
 
 
-def _from_leftthomas(state: State) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict under this file's names, and the original names of the upsampling convolutions."""
-    blocks = indices(state, r"block(\d+)\.conv1\.weight")
-    middle, tail = blocks[-1] + 1, blocks[-1] + 2
-    steps = indices(state, rf"block{tail}\.(\d+)\.conv\.weight")
-    names = {f"block1.{rest}": f"head.{rest}" for rest in ("0.weight", "0.bias", "1.weight")}
-    names |= {f"block{tail}.{len(steps)}.{kind}": f"tail.{kind}" for kind in ("weight", "bias")}
-    result = {}
-    for key, tensor in state.items():
-        if match := _LEFTTHOMAS_RESIDUAL.fullmatch(key):
-            name = f"trunk.{int(match[1]) - 2}.layers.{_PLACE[match[2]]}.{match[3]}"
-        elif match := re.fullmatch(rf"block{tail}\.(\d+)\.(conv|prelu)\.(.+)", key):
-            name = f"upsampling.{3 * int(match[1]) + (0 if match[2] == 'conv' else 2)}.{match[3]}"
-        elif match := re.fullmatch(rf"block{middle}\.(.+)", key):
-            name = f"middle.{match[1]}"
-        else:
-            name = names.get(key, key)
-        result[name] = tensor
-    return result, tuple(f"block{tail}.{step}.conv.weight" for step in steps)
+def _leftthomas_names(middle: int, steps: int) -> Callable[[str], str]:
+    """From a parameter of :class:`SrganNet` to its name in the file.
+
+    ``block{middle}`` is the one behind the residual blocks; the tail after it has ``steps`` upsampling layers.
+    """
+
+    def original(name: str) -> str:
+        part, _, rest = name.partition(".")
+        if part == "trunk":
+            block, _, place, kind = rest.split(".")
+            return f"block{int(block) + 2}.{_RESIDUAL[int(place)]}.{kind}"
+        if part == "upsampling":
+            place, kind = rest.split(".")
+            return f"block{middle + 1}.{int(place) // 3}.{'prelu' if int(place) % 3 else 'conv'}.{kind}"
+        return {"head": "block1", "middle": f"block{middle}", "tail": f"block{middle + 1}.{steps}"}[part] + f".{rest}"
+
+    return original
 
 
-def _from_lornatang(state: State) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _lornatang_name(name: str) -> str:
     """The same for the other layout."""
-    rules = (
-        (r"conv1\.(.+)", r"head.\1"),
-        (r"trunk\.(\d+)\.rcb\.(.+)", r"trunk.\1.layers.\2"),
-        (r"conv2\.(.+)", r"middle.\1"),
-        (r"conv3\.(.+)", r"tail.\1"),
-    )
-    result = {}
-    for key, tensor in state.items():
-        name = key
-        for pattern, replacement in rules:
-            name, hits = re.subn(rf"^{pattern}$", replacement, key)
-            if hits:
-                break
-        else:
-            if match := re.fullmatch(r"upsampling\.(\d+)\.upsample_block\.(\d+)\.(.+)", key):
-                name = f"upsampling.{3 * int(match[1]) + int(match[2])}.{match[3]}"
-        result[name] = tensor
-    steps = indices(state, r"upsampling\.(\d+)\.upsample_block\.0\.weight")
-    return result, tuple(f"upsampling.{step}.upsample_block.0.weight" for step in steps)
+    part, _, rest = name.partition(".")
+    if part == "trunk":
+        block, _, rest = rest.split(".", 2)
+        return f"trunk.{block}.rcb.{rest}"
+    if part == "upsampling":
+        place, kind = rest.split(".")
+        return f"upsampling.{int(place) // 3}.upsample_block.{int(place) % 3}.{kind}"
+    return {"head": "conv1", "middle": "conv2", "tail": "conv3"}[part] + f".{rest}"
 
 
 def _load(state: State) -> LoadedGenerator:
     leftthomas = _is_leftthomas(state)
-    layout = "leftthomas" if leftthomas else "Lornatang"
-    renamed, steps = (_from_leftthomas if leftthomas else _from_lornatang)(state)
-    width = int(renamed["head.0.weight"].shape[0])
-    factors = tuple(round((int(state[step].shape[0]) / width) ** 0.5) for step in steps)
+    if leftthomas:
+        layout = "leftthomas"
+        depth = last_index(state, r"block(\d+)\.conv1\.weight", "srgan") - 1
+        steps = indices(state, rf"block{depth + 3}\.(\d+)\.conv\.weight")
+        original = _leftthomas_names(depth + 2, len(steps))
+    else:
+        layout = "Lornatang"
+        depth = last_index(state, r"trunk\.(\d+)\.rcb\.0\.weight", "srgan") + 1
+        steps = indices(state, r"upsampling\.(\d+)\.upsample_block\.0\.weight")
+        original = _lornatang_name
+    width = outputs_of(state, original("head.0.weight"))
+    channels = [outputs_of(state, original(f"upsampling.{3 * step}.weight")) for step in steps]
+    factors = tuple(round((count / width) ** 0.5) for count in channels)
     if not factors or any(factor < 2 for factor in factors):
         raise CheckpointError("the checkpoint looks like srgan, but no upsampling layer was found in it")
-    net = SrganNet(
-        width,
-        max(indices(renamed, r"trunk\.(\d+)\.layers\.0\.weight"), default=-1) + 1,
-        factors,
-        middle_norm="middle.1.running_mean" in renamed,
-        bias="trunk.0.layers.0.bias" in renamed,
-        tanh=leftthomas,
-    )
-    load_strictly(net, renamed, f"srgan ({layout})")
-    scale = 1
-    for factor in factors:
-        scale *= factor
-    facts: dict[str, int | str] = {"layout": layout, "width": width, "depth": len(net.trunk)}
-    return LoadedGenerator("srgan", net, scale, facts=facts, fold=net.folded)
+    biases = [original(f"trunk.{block}.layers.{place}.bias") for block in range(depth) for place in (0, 3)]
+    with torch.device("meta"):
+        net = SrganNet(
+            width,
+            depth,
+            factors,
+            middle_norm=any(original(f"middle.1.{kind}") in state for kind in ("bias", "running_mean", "running_var")),
+            bias=any(name in state for name in biases),
+            tanh=leftthomas,
+        )
+    load_strictly(net, state, f"srgan ({layout})", original)
+    facts: dict[str, int | str] = {"layout": layout, "width": width, "depth": depth}
+    return LoadedGenerator("srgan", net, math.prod(factors), facts=facts, fold=net.folded)
 
 
 SRGAN = Generator(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,9 +18,10 @@ from export.generators.base import (
     State,
     fold_input,
     fold_output,
-    indices,
     is_convolution,
+    last_index,
     load_strictly,
+    outputs_of,
     scale_from_channels,
 )
 from runtime.errors import CheckpointError
@@ -49,18 +51,18 @@ def _detect(state: State) -> bool:
 
 
 def _load(state: State) -> LoadedGenerator:
-    places = indices(state, r"body\.(\d+)\.weight")
+    last = last_index(state, r"body\.(\d+)\.weight", "srvgg")
     activation = state.get("body.1.weight")
     if activation is None or activation.ndim != 1:
         raise CheckpointError(
             "the checkpoint looks like srvgg without PReLU; its activation (ReLU or LeakyReLU) is not in the file, "
             "so it cannot be loaded"
         )
-    last = places[-1]
     width = int(state["body.0.weight"].shape[0])
     depth = (last - 2) // 2
-    scale = scale_from_channels("srvgg", int(state[f"body.{last}.weight"].shape[0]))
-    net = SrvggNet(width, depth, scale)
+    scale = scale_from_channels("srvgg", outputs_of(state, f"body.{last}.weight"))
+    with torch.device("meta"):
+        net = SrvggNet(width, depth, scale)
     load_strictly(net, state, "srvgg")
 
     def fold() -> nn.Module:

@@ -29,6 +29,8 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError, ManifestError
 from runtime.manifest import Artifact, FileRef, Golden
 
+pytestmark = pytest.mark.timeout(60)  # reading from a pipe would wait for ever
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -32,8 +32,8 @@ def frames(count: int, size: tuple[int, int] = (64, 48), noise: bool = False) ->
 # --- sound ---
 
 
-def test_sound_is_copied_and_stays_in_step(tmp_path: Path, asset: Any, copy_clip: Any, packets: Any) -> None:
-    clip = asset("video/short_hamilton_clip.mp4")  # its video starts 0.844 s after its sound
+def test_sound_is_copied_and_stays_in_step(tmp_path: Path, assets: Any, copy_clip: Any, packets: Any) -> None:
+    clip = assets("video/short_hamilton_clip.mp4")  # its video starts 0.844 s after its sound
     out = tmp_path / "out.mp4"
     copy_clip(clip, out, preset="ultrafast")
     assert packets(out, "audio") == packets(clip, "audio")
@@ -41,8 +41,8 @@ def test_sound_is_copied_and_stays_in_step(tmp_path: Path, asset: Any, copy_clip
     assert packets(out, "video")[0][0] == packets(clip, "video")[0][0] == Fraction(10_214, 11_988)
 
 
-def test_sound_is_interleaved(tmp_path: Path, asset: Any, copy_clip: Any) -> None:
-    copy_clip(asset("video/short_hamilton_clip.mp4"), tmp_path / "out.mp4", preset="ultrafast")
+def test_sound_is_interleaved(tmp_path: Path, assets: Any, copy_clip: Any) -> None:
+    copy_clip(assets("video/short_hamilton_clip.mp4"), tmp_path / "out.mp4", preset="ultrafast")
     newest = {"audio": 0.0, "video": 0.0}
     with av.open(str(tmp_path / "out.mp4")) as container:
         found = sorted((p for p in container.demux() if p.size and p.pos is not None), key=lambda p: p.pos or 0)
@@ -53,14 +53,14 @@ def test_sound_is_interleaved(tmp_path: Path, asset: Any, copy_clip: Any) -> Non
                 assert abs(newest["audio"] - newest["video"]) < 1.0
 
 
-def test_sound_can_be_left_out(tmp_path: Path, asset: Any, copy_clip: Any) -> None:
-    copy_clip(asset("video/short_hamilton_clip.mp4"), tmp_path / "out.mp4", frames=5, audio=False)
+def test_sound_can_be_left_out(tmp_path: Path, assets: Any, copy_clip: Any) -> None:
+    copy_clip(assets("video/short_hamilton_clip.mp4"), tmp_path / "out.mp4", frames=5, audio=False)
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert not container.streams.audio
 
 
-def test_matroska_copies_sound_too(tmp_path: Path, asset: Any, copy_clip: Any, packets: Any) -> None:
-    clip = asset("video/short_hamilton_clip.mp4")
+def test_matroska_copies_sound_too(tmp_path: Path, assets: Any, copy_clip: Any, packets: Any) -> None:
+    clip = assets("video/short_hamilton_clip.mp4")
     out = tmp_path / "out.mkv"
     copy_clip(clip, out, preset="ultrafast")
     assert [data for _, data in packets(out, "audio")] == [data for _, data in packets(clip, "audio")]
@@ -68,8 +68,8 @@ def test_matroska_copies_sound_too(tmp_path: Path, asset: Any, copy_clip: Any, p
     assert abs(offset[0] - offset[1]) <= Fraction(1, 1000)  # Matroska counts milliseconds
 
 
-def test_sound_that_does_not_fit_is_encoded_anew(tmp_path: Path, asset: Any) -> None:
-    with open_source(str(asset("video/short_hamilton_clip.mp4"))) as source:
+def test_sound_that_does_not_fit_is_encoded_anew(tmp_path: Path, assets: Any) -> None:
+    with open_source(str(assets("video/short_hamilton_clip.mp4"))) as source:
         sink = open_sink(str(tmp_path / "out.webm"), source=source.info, width=64, height=48)
         for _ in range(30):
             frame = source.read()
@@ -83,8 +83,8 @@ def test_sound_that_does_not_fit_is_encoded_anew(tmp_path: Path, asset: Any) -> 
     assert 1.5 < times[-1] - times[0] < 2.0  # 30 frames, and 0.84 s before them
 
 
-def test_abort_leaves_a_playable_file_with_cut_sound(tmp_path: Path, asset: Any, copy_clip: Any, packets: Any) -> None:
-    clip = asset("video/short_hamilton_clip.mp4")
+def test_abort_leaves_a_playable_file_with_cut_sound(tmp_path: Path, assets: Any, copy_clip: Any, packets: Any) -> None:
+    clip = assets("video/short_hamilton_clip.mp4")
     out = tmp_path / "out.mp4"
     times = copy_clip(clip, out, frames=60)
     with open_source(str(out)) as again:
@@ -311,8 +311,8 @@ def test_clock_of_edit_lists() -> None:
     assert movie_timescale([(Fraction(1, 25), Fraction(1, 25))]) == 1000
 
 
-def test_late_clock_starts_at_zero(tmp_path: Path, asset: Any, remuxed: Any, copy_clip: Any, packets: Any) -> None:
-    clip = remuxed(asset("video/short_hamilton_clip.mp4"), tmp_path / "clip.ts", output_ts_offset="100")
+def test_late_clock_starts_at_zero(tmp_path: Path, assets: Any, remuxed: Any, copy_clip: Any, packets: Any) -> None:
+    clip = remuxed(assets("video/short_hamilton_clip.mp4"), tmp_path / "clip.ts", output_ts_offset="100")
     assert packets(clip, "audio")[0][0] > 90
     out = tmp_path / "out.mp4"
     copy_clip(clip, out, preset="ultrafast")

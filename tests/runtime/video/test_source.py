@@ -28,8 +28,8 @@ def read_all(path: Path, **options: Any) -> list[Any]:
         return list(source)
 
 
-def test_frames_of_a_real_clip(asset: Any) -> None:
-    with open_source(str(asset("video/carphone_pristine.mp4"))) as source:
+def test_frames_of_a_real_clip(assets: Any) -> None:
+    with open_source(str(assets("video/carphone_pristine.mp4"))) as source:
         info = source.info
         assert (info.width, info.height, info.rate) == (176, 144, Fraction(30_000, 1001))
         assert (info.frame_count, info.live, info.start, info.codec) == (120, False, 0, "h264")
@@ -109,8 +109,8 @@ def test_output_of_a_rotated_clip_is_upright(tmp_path: Path, make_clip: Any, cop
 # --- bad input ---
 
 
-def broken(tmp_path: Path, asset: Any, remuxed: Any, share: float = 0.6, name: str = "bikes.mp4") -> Path:
-    whole = remuxed(asset(f"video/{name}"), tmp_path / f"whole_{name}", movflags="faststart")
+def broken(tmp_path: Path, assets: Any, remuxed: Any, share: float = 0.6, name: str = "bikes.mp4") -> Path:
+    whole = remuxed(assets(f"video/{name}"), tmp_path / f"whole_{name}", movflags="faststart")
     clip = tmp_path / name
     data = whole.read_bytes()
     clip.write_bytes(data[: int(len(data) * share)])
@@ -118,8 +118,8 @@ def broken(tmp_path: Path, asset: Any, remuxed: Any, share: float = 0.6, name: s
 
 
 @pytest.mark.parametrize("name", ["bikes.mp4", "short_hamilton_clip.mp4"])
-def test_truncated_file_gives_its_frames_then_says_so(tmp_path: Path, asset: Any, remuxed: Any, name: str) -> None:
-    clip = broken(tmp_path, asset, remuxed, name=name)
+def test_truncated_file_gives_its_frames_then_says_so(tmp_path: Path, assets: Any, remuxed: Any, name: str) -> None:
+    clip = broken(tmp_path, assets, remuxed, name=name)
     whole = {frame.pts: frame.image for frame in read_all(tmp_path / f"whole_{name}")}
     frames: list[Any] = []
     with open_source(str(clip)) as source:
@@ -132,16 +132,16 @@ def test_truncated_file_gives_its_frames_then_says_so(tmp_path: Path, asset: Any
     assert f"broke off after frame {len(frames)} of {len(whole)} (" in str(caught.value)
 
 
-def test_truncated_matroska(tmp_path: Path, asset: Any) -> None:
-    data = asset("video/asl_book.mkv").read_bytes()
+def test_truncated_matroska(tmp_path: Path, assets: Any) -> None:
+    data = assets("video/asl_book.mkv").read_bytes()
     clip = tmp_path / "cut.mkv"
     clip.write_bytes(data[: len(data) * 6 // 10])
     with open_source(str(clip)) as source, pytest.raises(EndedEarlyError, match="broke off after frame"):
         list(source)
 
 
-def test_garbage_in_the_middle_ends_or_warns(tmp_path: Path, asset: Any) -> None:
-    data = bytearray(asset("video/bikes.mp4").read_bytes())
+def test_garbage_in_the_middle_ends_or_warns(tmp_path: Path, assets: Any) -> None:
+    data = bytearray(assets("video/bikes.mp4").read_bytes())
     middle = len(data) // 2
     data[middle : middle + 30_000] = bytes(30_000)
     clip = tmp_path / "hole.mp4"
@@ -157,15 +157,15 @@ def test_garbage_in_the_middle_ends_or_warns(tmp_path: Path, asset: Any) -> None
             assert any("damaged" in warning for warning in source.warnings)
 
 
-def test_index_missing(tmp_path: Path, asset: Any) -> None:
-    data = asset("video/bikes.mp4").read_bytes()
+def test_index_missing(tmp_path: Path, assets: Any) -> None:
+    data = assets("video/bikes.mp4").read_bytes()
     clip = tmp_path / "cut.mp4"
     clip.write_bytes(data[: len(data) // 2])
     with pytest.raises(VideoError, match=r"cannot be opened as video: .*\(is it complete\?\)"):
         open_source(str(clip))
 
 
-def test_files_that_are_no_video(tmp_path: Path, asset: Any) -> None:
+def test_files_that_are_no_video(tmp_path: Path, assets: Any) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("<html>404 not found</html>\n" * 50)
     empty = tmp_path / "empty.mp4"
@@ -177,7 +177,7 @@ def test_files_that_are_no_video(tmp_path: Path, asset: Any) -> None:
     with pytest.raises(VideoError, match="does not exist"):
         open_source(str(tmp_path / "none.mp4"))
     sound = tmp_path / "sound.mp4"
-    with av.open(str(asset("video/bigbuckbunny.mp4"))) as source, av.open(str(sound), "w") as out:
+    with av.open(str(assets("video/bigbuckbunny.mp4"))) as source, av.open(str(sound), "w") as out:
         audio = source.streams.audio[0]
         copied = out.add_stream_from_template(audio)
         for packet in source.demux(audio):
@@ -227,8 +227,8 @@ def test_frames_that_change_size(tmp_path: Path) -> None:
 # --- network, cameras ---
 
 
-def test_http_and_silent_server(tmp_path: Path, asset: Any, remuxed: Any) -> None:
-    folder = remuxed(asset("video/carphone_pristine.mp4"), tmp_path / "clip.mp4", movflags="faststart").parent
+def test_http_and_silent_server(tmp_path: Path, assets: Any, remuxed: Any) -> None:
+    folder = remuxed(assets("video/carphone_pristine.mp4"), tmp_path / "clip.mp4", movflags="faststart").parent
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:

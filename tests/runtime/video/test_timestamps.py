@@ -106,8 +106,8 @@ def test_files_without_timestamps(tmp_path: Path, make_clip: Any, copy_clip: Any
 
 
 @pytest.mark.parametrize("name", ["asl_book.mkv", "carphone_pristine.mp4"])
-def test_real_clips(tmp_path: Path, asset: Any, copy_clip: Any, frame_times: Any, name: str) -> None:
-    clip = asset(f"video/{name}")
+def test_real_clips(tmp_path: Path, assets: Any, copy_clip: Any, frame_times: Any, name: str) -> None:
+    clip = assets(f"video/{name}")
     out = tmp_path / "out.mp4"
     times = copy_clip(clip, out, preset="ultrafast")
     assert frame_times(out) == frame_times(clip)

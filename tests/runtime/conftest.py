@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,20 +13,6 @@ import pytest
 
 from runtime.video.sink import open_sink
 from runtime.video.source import open_source
-
-ROOT = Path(__file__).resolve().parents[3]
-ASSETS = Path(os.environ.get("GENEDGE_ASSETS", ROOT.parent / "shared" / "assets"))
-
-
-@pytest.fixture
-def asset() -> Callable[[str], Path]:
-    def find(name: str) -> Path:
-        path = ASSETS / name
-        if not path.exists():
-            pytest.skip(f"the asset {name} is not here (set GENEDGE_ASSETS)")
-        return path
-
-    return find
 
 
 def _picture(index: int, width: int, height: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Measurements of genedge against its targets: ``python -m benchmarks`` runs them all."""

@@ -1,0 +1,125 @@
+"""The nets that the benchmarks measure, and their bundles: those in ``bundles/``, or built for the occasion."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common import assets_folder, missing, say
+from runtime.bundle import DEFAULT_FOLDER, SEARCH_PATH_VARIABLE, Bundle, open_bundle
+from runtime.errors import GenedgeError
+from runtime.manifest import MANIFEST_NAME
+
+
+class UnavailableError(GenedgeError):
+    """A net that cannot be measured here; the message is the reason that is shown."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net and where its weights are: ``assets`` is a path below the test material's ``weights`` folder,
+    empty for weights that come with genedge. ``family`` is the generator's id."""
+
+    name: str
+    family: str
+    assets: str = ""
+
+    def weights(self) -> Path:
+        """The checkpoint. Raises :class:`UnavailableError` where it is not here."""
+        if self.assets:
+            path = assets_folder() / "weights" / self.assets
+            if not path.is_file():
+                raise UnavailableError(missing(path))
+            return path
+        from export.shipped import find_shipped  # json only, no torch
+
+        shipped = find_shipped(self.name)
+        if shipped is None or not shipped.path.is_file():
+            raise UnavailableError(f"{self.name} is not among the shipped weights")
+        return shipped.path
+
+
+NETS = (
+    Net("sr-x2", "compact"),
+    Net("sr-x4", "compact"),
+    Net("srgan-x2", "srgan", "srgan_leftthomas/netG_epoch_2_100.pth"),
+    Net("srgan-x4", "srgan", "srgan_leftthomas/netG_epoch_4_100.pth"),
+    Net("realesr-animevideov3", "srvgg", "realesr_animevideov3/realesr-animevideov3.pth"),
+)
+NAMES = tuple(net.name for net in NETS)
+
+
+def find_net(name: str) -> Net | None:
+    """The net called ``name``, or None (then it is a bundle's folder)."""
+    return next((net for net in NETS if net.name == name), None)
+
+
+def bundle_options(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+    """Add ``--bundle`` (again and again) and ``--built`` to a parser."""
+    parser.add_argument(
+        "--bundle",
+        action="append",
+        metavar="BUNDLE",
+        help=f"bundle folder, or one of {', '.join(NAMES)}; repeat for several (default: {', '.join(default)})",
+    )
+    parser.add_argument(
+        "--built",
+        type=Path,
+        metavar="DIR",
+        help="keep bundles that have to be built, and look for them, here (default: a temporary folder)",
+    )
+
+
+@contextmanager
+def folder_for_built(wanted: Path | None) -> Iterator[Path]:
+    """The folder that bundles are built into; a temporary one is removed at the end."""
+    if wanted is not None:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield wanted
+        return
+    with tempfile.TemporaryDirectory(prefix="genedge-bundles-") as folder:
+        yield Path(folder)
+
+
+def bundle_of(place: str, built: Path) -> Bundle:
+    """Open the bundle ``place``: a folder, or a net's name.
+
+    A net's bundle is taken from ``bundles/``, ``$GENEDGE_BUNDLES`` or ``built`` if it was made from the very weights
+    that the net has now, else it is built into ``built``, in a process of its own: torch stays out of this one.
+
+    Raises :class:`UnavailableError` where there is neither a bundle nor the weights for one.
+    """
+    net = find_net(place)
+    if net is None:
+        if (Path(place) / MANIFEST_NAME).is_file():
+            return open_bundle(place)
+        raise UnavailableError(f"{place} is no bundle, and no net that is known here")
+    weights = net.weights()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    searched = [DEFAULT_FOLDER, *filter(None, os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)), built]
+    for folder in searched:
+        candidate = Path(folder) / net.name
+        if (candidate / MANIFEST_NAME).is_file():
+            bundle = open_bundle(candidate)
+            if bundle.manifest.weights.sha256 == digest:
+                return bundle
+    return _build(net, weights, built)
+
+
+def _build(net: Net, weights: Path, folder: Path) -> Bundle:
+    say(f"building {net.name}")
+    source = str(weights) if net.assets else net.name
+    command = [sys.executable, "-m", "export", "build", source, "-o", str(folder), "--name", net.name, "--force"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise GenedgeError(f"building {net.name} failed: {reason[0]}")
+    return open_bundle(folder / net.name)

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bundle_factory import add_file, png, random_frames, write_small_bundle
+from checkpoint_factory import exported, published, saved, write_checkpoint
+
+import export.build
+from export.cli import run
+from export.generators import GENERATORS
+from export.shipped import shipped_weights
+from runtime.bundle import open_bundle
+from runtime.errors import NotMetError
+from runtime.manifest import Golden
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter, in the repository's root."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and the one line with which a command fails."""
+    code = run(arguments)
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]  # progress
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    return code, errors[0].removeprefix("error: ")
+
+
+# --- what is imported -------------------------------------------------------------------------------------------------
+
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "openvino", "cv2", "numpy", "safetensors", "skimage")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["nonsense"]])
+def test_help_answers_without_heavy_imports(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from export.cli import run
+try:
+    run(sys.argv[1:])
+except SystemExit:
+    pass
+print("HEAVY", sorted(set(sys.modules) & set({HEAVY!r})))
+"""
+    outcome = python(code, *arguments)
+    assert outcome.returncode == 0
+    assert outcome.stdout.splitlines()[-1] == "HEAVY []"
+    assert "usage: python -m export" in outcome.stdout + outcome.stderr
+
+
+def test_the_runtime_imports_neither_torch_nor_onnx_nor_the_exporter() -> None:
+    code = """
+import importlib, pkgutil, sys
+import runtime
+for module in pkgutil.walk_packages(runtime.__path__, "runtime."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(sorted(set(sys.modules) & {"torch", "onnx", "export", "calib"}), "runtime.sessions.openvino" in sys.modules)
+"""
+    outcome = python(code)
+    assert (outcome.returncode, outcome.stdout.strip()) == (0, "[] True"), outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "sentence"),
+    [
+        ("torch", "list", 'torch is not installed: pip install "genedge[export]"'),
+        ("onnx", "build", 'onnx is not installed: pip install "genedge[export]"'),
+    ],
+)
+def test_a_missing_package_names_its_extra(package: str, command: str, sentence: str) -> None:
+    code = "import sys; sys.modules[sys.argv[1]] = None; from export.cli import run; sys.exit(run(sys.argv[2:]))"
+    outcome = python(code, package, command)
+    assert (outcome.returncode, outcome.stderr) == (1, f"error: {sentence}\n")
+
+
+def test_module_can_be_run_and_exits_with_its_code(tmp_path: Path) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "export", "inspect", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == f"error: {tmp_path}: holds no manifest.json, so it is no bundle\n"
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def test_list_names_families_and_shipped_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list"]) == 0
+    text = capsys.readouterr().out
+    for generator in GENERATORS:
+        assert f"  {generator.id} " in text
+        assert generator.title in text
+    for shipped in shipped_weights():
+        assert f"  {shipped.name} " in text
+
+
+def test_build_writes_a_bundle_prints_the_figures_and_a_json(
+    tmp_path: Path, pictures_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.build, "graph_from_generator", lambda *arguments: exported("compact-x2"))
+    weights, output, report = write_checkpoint(tmp_path / "net.pth"), tmp_path / "out", tmp_path / "result.json"
+    arguments = ["build", str(weights), "-o", str(output), "--name", "sr", "--precision", "fp32"]
+    assert run([*arguments, "--frames", str(pictures_folder), "--licence", "MIT", "--json", str(report)]) == 0
+    captured = capsys.readouterr()
+    head, *rows, last = captured.out.splitlines()
+    assert head.split()[:4] == ["variant", "engine", "precision", "PSNR"]
+    assert rows
+    assert all(row.split()[0] == "fp32" for row in rows)
+    assert last == f"wrote {output / 'sr'}  (report: {output / 'sr' / 'parity.html'})"
+    assert "loading net.pth" in captured.err  # progress
+    assert open_bundle(output / "sr").manifest.weights.licence == "MIT"
+    (result,) = json.loads(report.read_text())
+    assert (result["bundle"], result["halo"]) == (str(output / "sr"), 3)
+    assert len(result["results"]) == len(rows)
+    assert all(entry["passed"] for entry in result["results"])
+
+
+def test_check_of_a_good_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(tiny_bundle)]) == 0
+    text = capsys.readouterr().out
+    assert "model.fp32.onnx: opset 17, IR 8" in text
+    assert "model.fp16.onnx: opset 17, IR 8" in text
+
+
+def test_inspect_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.pth"
+    path.write_bytes(saved({"params": published("srvgg-x4").state()}))
+    assert run(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("net.pth: 11 tensors, 3,486 values\nsha256 ")
+    assert "found under: params" in text
+    assert "body.0.weight  [6, 3, 3, 3]" in text
+    assert "family: srvgg " in text
+    assert "scale 4, width 6, depth 2" in text
+
+
+def test_inspect_shortens_long_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(write_checkpoint(tmp_path / "net.pth", "srgan-lornatang-x4"))]) == 0
+    text = capsys.readouterr().out
+    assert " more\n" in text
+    assert len([line for line in text.splitlines() if line.startswith("  ")]) == 13
+    assert "layout Lornatang, width 4, depth 2" in text
+
+
+def test_inspect_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(tiny_bundle)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("tiny: super-resolution, generator compact, scale 2\n")
+    assert "licence MIT" in text
+    assert "frame size: any, halo 3, tileable yes" in text
+    assert "frame: frame uint8 ['n', 'h', 'w', 3]" in text
+    assert "fp16: model.fp16.onnx, " in text
+    assert re.search(r"\n  onnxruntime-fp32: \d+\.\d\d dB, ΔE 0\.\d{4}, max [01] steps\n", text)
+
+
+def test_inspect_shows_the_figures_that_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle of another tool may hold other figures."""
+    parity = {"fp32": {"openvino-fp32": {"psnr_db": 51.234, "lpips": 0.1}}}
+    assert run(["inspect", str(write_small_bundle(tmp_path / "b", parity=parity))]) == 0
+    assert "  openvino-fp32: 51.23 dB\n" in capsys.readouterr().out
+
+
+# --- exit codes and messages ------------------------------------------------------------------------------------------
+
+
+def test_missing_parity_is_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missed(*arguments: object) -> None:
+        raise NotMetError("net: fp16 on openvino in fp16 misses parity with PyTorch (…); no bundle was written")
+
+    monkeypatch.setattr(export.build, "build", missed)
+    code, text = failure(capsys, "build", "net.pth", "-o", str(tmp_path))
+    assert (code, text[:4]) == (3, "net:")
+
+
+def test_check_of_a_bundle_that_misses_its_limits_is_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_small_bundle(tmp_path / "b")
+    manifest = open_bundle(folder).manifest
+    wrong = add_file(folder, "golden/0.output.png", png(random_frames(16, 24, 3, seed=9)))
+    golden = (Golden(manifest.golden[0].input, wrong), *manifest.golden[1:])
+    (folder / "manifest.json").write_text(replace(manifest, golden=golden).to_json())
+    assert run(["check", str(folder)]) == 3
+    assert "largest difference" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["build", "a.pth", "b.pth", "--name", "x"], "--name fits one checkpoint only"),
+        (["build", "a.pth", "--shape", "360"], "--shape '360' must be HEIGHTxWIDTH, for example 360x640"),
+        (["build", "a.pth", "--shape", "0x640"], "--shape '0x640' must be HEIGHTxWIDTH, for example 360x640"),
+        (["build", "a.pth", "--shape", "-3x640"], None),
+        (["build", "a.pth", "--precision", "fp32,int4"], "unknown precision 'int4': choose among fp32, fp16"),
+        (["build", "a.pth", "--precision", "fp16"], "every bundle needs the fp32 variant"),
+        (["build", "a.pth", "--name", "a b"], "'a b' is no bundle name"),
+        (["build", "a.pth", "--engine", "cuda"], None),
+        (["frobnicate"], None),
+        ([], None),
+    ],
+)
+def test_usage_errors_are_exit_code_2(
+    arguments: list[str], sentence: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if sentence is None:  # argparse says it, with the usage above
+        with pytest.raises(SystemExit) as error:
+            run(arguments)
+        assert error.value.code == 2
+        assert "error: " in capsys.readouterr().err
+    else:
+        code, text = failure(capsys, *arguments)
+        assert code == 2
+        assert text.startswith(sentence)
+
+
+def test_user_errors_are_exit_code_1_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(b"<!DOCTYPE html>")
+    for arguments, sentence in (
+        (["build", str(tmp_path / "nowhere.pth"), "-o", str(tmp_path)], "does not exist"),
+        (["build", str(broken), "-o", str(tmp_path)], "is a web page, not weights"),
+        (["build", "x" * 300, "-o", str(tmp_path)], "File name too long"),
+        (["inspect", str(broken)], "is a web page, not weights"),
+        (["inspect", str(tmp_path / "nowhere")], "no bundle "),
+        (["check", "nowhere"], "no bundle nowhere (looked for "),
+    ):
+        code, text = failure(capsys, *arguments)
+        assert code == 1
+        assert sentence in text
+
+
+def test_a_full_disk_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "model.fp32.onnx"))
+
+    monkeypatch.setattr(export.build, "build", full)
+    code, text = failure(capsys, "build", "net.pth")
+    assert code == 1
+    assert text == f"disk full while writing {tmp_path / 'model.fp32.onnx'}: free some space and start again"
+
+
+def test_output_that_is_a_file(
+    tmp_path: Path, pictures_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.build, "graph_from_generator", lambda *arguments: exported("compact-x2"))
+    (tmp_path / "file").write_text("")
+    weights = write_checkpoint(tmp_path / "net.pth")
+    frames = ["--frames", str(pictures_folder), "--precision", "fp32"]
+    code, text = failure(capsys, "build", str(weights), "-o", str(tmp_path / "file"), *frames)
+    assert code == 1
+    assert "file" in text
