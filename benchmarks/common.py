@@ -191,12 +191,6 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def assets_folder() -> Path:
-    """Folder of the test material, by the rule of ``recipes.evaluation.assets_folder`` (which imports torch)."""
-    default = Path(__file__).resolve().parent.parent.parent / "shared" / "assets"
-    return Path(os.environ.get("GENEDGE_ASSETS") or default)
-
-
 def missing(path: Path) -> str:
     """Words for material that is not here."""
     return f"{path.name} is not here: set GENEDGE_ASSETS"

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.nets import UnavailableError, bundle_of, bundle_options, folder_for_built
+from recipes.assets import assets_folder
 from runtime.bundle import Bundle
 from runtime.frames import Frame
 from runtime.pipeline import run_pipeline
@@ -138,7 +139,7 @@ def long_run(bundle: Bundle, choice: Choice, clip: Path, first: int, last: int, 
 
 def measure_memory(bundle: Bundle, choice: Choice, result: common.Result, options: argparse.Namespace) -> None:
     """The long run of one bundle: table, figures, target."""
-    clip = Path(options.input) if options.input else common.assets_folder() / CLIP
+    clip = Path(options.input) if options.input else assets_folder() / CLIP
     name = f"{bundle.manifest.name} {choice.precision}"
     label = f"{name} memory growth, frame {options.first} to {options.last}"
     if options.input is None and not clip.is_file():
@@ -172,7 +173,7 @@ def real_frames(sizes: tuple[tuple[int, int], ...]) -> list[Frame]:
     """One real photo for each size, its most detailed place, ``uint8 (H, W, 3) BGR``; empty without test material."""
     from calib.dataset import CalibrationSet
 
-    files = sorted((common.assets_folder() / "images" / "kodak").glob("*.png"))[: len(sizes)]
+    files = sorted((assets_folder() / "images" / "kodak").glob("*.png"))[: len(sizes)]
     if len(files) < len(sizes):
         return []
     photos = CalibrationSet.from_paths(files).frames
@@ -226,7 +227,7 @@ def measure_tiles(bundle: Bundle, choice: Choice, result: common.Result, options
         return
     frames = real_frames(FRAME_SIZES[-1:] if options.quick else FRAME_SIZES)
     if not frames:
-        result.targets.append(common.skipped(label, common.missing(common.assets_folder() / "images" / "kodak")))
+        result.targets.append(common.skipped(label, common.missing(assets_folder() / "images" / "kodak")))
         return
     figures = list(tile_differences(bundle, choice, frames, options.threads))
     rows = [

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import assets_folder, missing, say
+from benchmarks.common import missing, say
+from recipes.assets import assets_folder
 from runtime.bundle import DEFAULT_FOLDER, SEARCH_PATH_VARIABLE, Bundle, open_bundle
 from runtime.errors import GenedgeError
 from runtime.manifest import MANIFEST_NAME

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import common
 from benchmarks.nets import NETS, UnavailableError, bundle_of, bundle_options, find_net, folder_for_built
+from recipes.assets import assets_folder
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Limits
 from runtime.metrics import ParityReport
@@ -37,7 +38,7 @@ HEAD = ("net", "engine", "precision", "frames", "PSNR dB", "SSIM", "ΔE2000", "m
 
 def photos(count: int) -> list[Path]:
     """``count`` real photos, half from Kodak, half from CID22's ``val`` part."""
-    images = common.assets_folder() / "images"
+    images = assets_folder() / "images"
     kodak, cid22 = sorted((images / "kodak").glob("*.png")), sorted((images / "cid22").glob("val_*.jpg"))
     return [*kodak[: count - count // 2], *cid22[: count // 2]]
 
@@ -127,7 +128,7 @@ def measure(options: argparse.Namespace) -> common.Result:
     result = common.Result(NAME, common.conditions())
     files = photos(options.photos)
     if not files:
-        result.targets.append(common.skipped("parity", common.missing(common.assets_folder() / "images" / "kodak")))
+        result.targets.append(common.skipped("parity", common.missing(assets_folder() / "images" / "kodak")))
         return result
     frames = frames_of(files, options.whole)
     rows = []

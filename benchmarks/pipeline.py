@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.nets import UnavailableError, bundle_of, bundle_options, folder_for_built
+from recipes.assets import assets_folder
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.frames import Frames
@@ -200,7 +201,7 @@ def measure(options: argparse.Namespace) -> common.Result:
     """Every bundle in every precision asked for."""
     result = common.Result(NAME, common.conditions(threads=options.threads))
     rows = []
-    path = options.input or str(common.assets_folder() / CLIP)
+    path = options.input or str(assets_folder() / CLIP)
     if options.input is None and not Path(path).is_file():
         result.targets.append(common.skipped("pipeline over session alone", common.missing(Path(path))))
         return result

@@ -1,7 +1,7 @@
 """Super-resolution quality through the bundle: Y-PSNR and Y-SSIM of what the runtime's session gives.
 
-Set5, Set14 and a part of BSD100 by the protocol of ``recipes.evaluation``, beside plain bicubic and, on Set5, beside the
-net in PyTorch itself. The bicubic figures are targets too: they show that the protocol has not moved.
+Set5, Set14 and a part of BSD100 by the protocol of ``recipes.evaluation``, beside plain bicubic and, on Set5, beside
+the net in PyTorch itself. The bicubic figures are targets too: they show that the protocol has not moved.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.nets import UnavailableError, bundle_of, bundle_options, find_net, folder_for_built
+from recipes.assets import assets_folder
 from runtime.bundle import Bundle
 from runtime.frames import Frame
 from runtime.sessions import Choice, open_session, runnable
@@ -26,7 +27,8 @@ DEFAULT_BUNDLES = ("sr-x2", "sr-x4", "srgan-x2", "srgan-x4", "realesr-animevideo
 BICUBIC_TOLERANCE = 0.03  # dB; far below the difference that another crop, luma or filter makes (0.2 dB and more)
 PYTORCH_TOLERANCE = 0.05  # dB between a bundle and the same net in PyTorch
 
-#: (set, scale) -> Y-PSNR in dB of plain bicubic (a = -0.75, torch's and OpenCV's). Papers print MATLAB's, which is about 0.3 dB lower.
+#: (set, scale) -> Y-PSNR in dB of plain bicubic (a = -0.75, torch's and OpenCV's). Papers print MATLAB's (a = -0.5),
+#: which is 0.2 to 0.3 dB lower.
 BICUBIC = {("set5", 2): 33.97, ("set14", 2): 30.56, ("set5", 4): 28.64}
 #: net -> set -> (least, aim), Y-PSNR in dB
 WANTED = {
@@ -44,7 +46,7 @@ def score_sets(scale: int, upscale: Callable[[Frame], Frame], sets: tuple[str, .
     """Score ``upscale`` (``uint8 (H, W, 3) BGR`` to ``scale`` times its size) on every set that is here."""
     from recipes.evaluation import score_folder
 
-    images = common.assets_folder() / "images"
+    images = assets_folder() / "images"
     return {name: score_folder(images / name, scale, upscale) for name in sets if (images / name).is_dir()}
 
 
@@ -179,7 +181,7 @@ def measure_bundle(
 def measure(options: argparse.Namespace) -> common.Result:
     """Every bundle asked for."""
     result = common.Result(NAME, common.conditions(threads=options.threads))
-    images = common.assets_folder() / "images"
+    images = assets_folder() / "images"
     if not any((images / name).is_dir() for name in options.sets):
         result.targets.append(common.skipped("quality", common.missing(images)))
         return result

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from export import cli as export_cli
+from recipes.assets import assets_folder
 from runtime import cli as runtime_cli
 from runtime.frames import Frame
 from runtime.video.sink import open_sink
@@ -31,8 +32,6 @@ PANEL = (176, 240)  # height, width of the detail shown in before_after.png, in 
 
 def find_clip() -> Path:
     """A clip of the test material, or a pan over a photo that is encoded now."""
-    from recipes.evaluation import assets_folder
-
     for name in CLIPS:
         path = assets_folder() / "video" / name
         if path.is_file():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,22 @@ _GLOBAL = re.compile(r"(?:GLOBAL|Unsupported class|Unsupported global: GLOBAL)\s
 _MAX_DEPTH = 4  # wrappers inside wrappers
 _MAX_RANK = 8  # dimensions of a tensor; kernels have up to 5
 _MAX_NAME = 200  # characters; real names have about 60
+
+
+def _scalar(kind: np.dtype[Any], data: bytes) -> Any:
+    """A NumPy number out of a pickle: training code likes to note its best score beside the weights."""
+    if kind.kind not in "biuf" or not isinstance(data, bytes) or len(data) != kind.itemsize:
+        raise ValueError("not a NumPy number")  # torch turns it into its own refusal
+    return np.frombuffer(data, dtype=kind)[0]
+
+
+#: What torch's unpickler may build besides its own list: plain NumPy numbers, whose two names are those of NumPy 1 and 2.
+_SAFE: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(code)) for code in ("?", "i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8")),
+]
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,8 @@ def _from_torch(data: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_SAFE):
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         if match := _GLOBAL.search(text):

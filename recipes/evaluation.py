@@ -6,7 +6,6 @@ figure in a model card and a figure in a benchmark are the same kind of figure.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,6 @@ from torch.nn import functional
 from runtime.metrics import luma_bt601
 
 Frame = NDArray[np.uint8]
-
-
-def assets_folder() -> Path:
-    """Folder of the test material: ``$GENEDGE_ASSETS``, else ``../shared/assets`` beside the checkout."""
-    default = Path(__file__).resolve().parent.parent.parent / "shared" / "assets"
-    return Path(os.environ.get("GENEDGE_ASSETS") or default)
 
 
 def read_image(path: Path) -> Frame:

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.generators.compact import CompactNet
+from recipes.assets import assets_folder
 from recipes.evaluation import (
     Frame,
     Score,
-    assets_folder,
     bicubic,
     crop_to_multiple,
     plain_bicubic,

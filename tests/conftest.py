@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-ASSETS = Path(os.environ.get("GENEDGE_ASSETS", ROOT.parent / "shared" / "assets"))
+from recipes.assets import assets_folder
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +15,7 @@ def assets() -> Callable[[str], Path]:
     """Path of real material by its name below ``$GENEDGE_ASSETS``; the test is skipped where it is absent."""
 
     def find(name: str) -> Path:
-        path = ASSETS / name
+        path = assets_folder() / name
         if not path.exists():
             pytest.skip(f"the asset {name} is not here (set GENEDGE_ASSETS)")
         return path

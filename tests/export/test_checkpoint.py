@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_factory import saved
@@ -136,6 +137,28 @@ def test_parameters_ordered_dicts_and_other_entries_are_fine(read: Callable[...,
     found = read(saved({"state_dict": OrderedDict([*state.items(), ("version", "1.2")])}))
     assert_is_state(found)
     assert not any(tensor.requires_grad for tensor in found.state.values())
+
+
+@pytest.mark.parametrize("number", [np.float64(30.67), np.float32(0.5), np.int64(7), np.bool_(True)])
+def test_numpy_numbers_beside_the_weights_are_fine(number: Any, read: Callable[..., Checkpoint]) -> None:
+    """As in SRGAN-PyTorch's files, which note the best PSNR; both names that NumPy gave its own function."""
+    data = saved({"state_dict": STATE, "best_psnr": number})
+    assert b"multiarray" in data
+    assert_is_state(read(data))
+    assert_is_state(read(saved({"state_dict": STATE, "best_psnr": number}, zipped=False)))
+    legacy = saved({"state_dict": STATE, "best_psnr": number}, zipped=False)
+    assert_is_state(read(legacy.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")))
+
+
+class NumpyObject:
+    """Claims to be a NumPy scalar that holds any Python object."""
+
+    def __reduce__(self) -> Any:
+        return np._core.multiarray.scalar, (np.dtype("O"), "text")
+
+
+def test_numpy_objects_are_no_numbers(refusal: Callable[..., str]) -> None:
+    assert "is refused" in refusal(saved({"state_dict": STATE, "x": NumpyObject()}))
 
 
 def test_result_is_contiguous(read: Callable[..., Checkpoint]) -> None:
