@@ -17,7 +17,7 @@ from export.config import BuildConfig
 from export.frame_io import FrameGraph, measured_halo
 from export.generators import load_generator
 from export.onnx_graph import graph_from_generator
-from export.parity import VariantParity, measure, parity_frames, record, reference_pairs, tile_difference
+from export.parity import VariantParity, measure, parity_frames, record, reference_pairs, tile_difference, tile_frame
 from export.report import html_report
 from export.shipped import Shipped, find_shipped
 from runtime.bundle import open_bundle
@@ -27,6 +27,7 @@ from runtime.sessions import available_backends
 Progress = Callable[[str], None]
 
 VARIANTS = ("fp32", "fp16")
+MAX_FIXED_SIDE = 4096  # pixels; activations of a larger whole frame take many gigabytes
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         seams = None
         if loaded.tileable and config.shape is None:
             progress("comparing tiles with the whole frame")
-            seams = tile_difference(bundle, results[0].choice, pairs[0].frame)
+            seams = tile_difference(bundle, results[0].choice, tile_frame(material, bundle.manifest.geometry))
             if seams > 1:
                 raise NotMetError(f"{name}: tiles differ from the whole frame by {seams} 8-bit steps (halo {halo})")
         notes = [f"Frames: {material.source}.", f"Measured halo: {halo} input pixels."]
@@ -145,6 +146,12 @@ def _check(config: BuildConfig) -> None:
         raise UsageError("every bundle needs the fp32 variant: the others are measured and derived from it")
     if config.name is not None and _bundle_name(Path(config.name)) != config.name:
         raise UsageError(f"{config.name!r} is no bundle name: use letters, digits, dot, dash and underscore")
+    if config.shape is not None and max(config.shape) > MAX_FIXED_SIDE:
+        raise UsageError(
+            f"--shape is limited to {MAX_FIXED_SIDE} pixels a side: leave it out, and larger frames are cut into tiles"
+        )
+    if config.output.exists() and not config.output.is_dir():
+        raise UsageError(f"{config.output} is a file: -o names the folder for bundles")
     if not available_backends():
         raise GenedgeError('parity needs an engine, and none is installed: pip install "genedge[cpu]"')
 

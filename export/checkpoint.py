@@ -43,7 +43,7 @@ def _scalar(kind: np.dtype[Any], data: bytes) -> Any:
     return np.frombuffer(data, dtype=kind)[0]
 
 
-#: What torch's unpickler may build besides its own list: plain NumPy numbers, whose two names are those of NumPy 1 and 2.
+#: What torch may build besides its own list: plain NumPy numbers, whose names are those of NumPy 1 and of NumPy 2.
 _SAFE: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),

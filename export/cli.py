@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.cli import with_extras
 from runtime.errors import EXIT_OK, UsageError, guarded, printable
-from runtime.report import table, write_json
+from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
     from export.build import Built
@@ -124,8 +124,9 @@ def _build(options: argparse.Namespace) -> int:
             licence=options.licence,
         )
         built = build(config, Clock())
-        print(parity_table(built))
-        print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})")
+        out = text_stream(options.json)
+        print(parity_table(built), file=out)
+        print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])

@@ -14,6 +14,7 @@ from export.generators.base import LoadedGenerator
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.frames import Frame, SizeRule
+from runtime.manifest import Geometry
 from runtime.metrics import ParityReport, compare
 from runtime.sessions import Choice, open_session, runnable
 from runtime.tiles import TiledSession
@@ -22,6 +23,7 @@ from runtime.verify import limits_for
 FRAME_SIZE = (144, 192)  # height, width; four photos' most detailed crops in this size
 ODD_SIZE = (97, 131)  # a second size proves that free dimensions are free
 GOLDEN_FRAMES = 4
+SEAM = 16  # pixels that a tile keeps between its halos, and that a frame has more than a tile, at least
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,29 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
     return results
 
 
+def tile_size(geometry: Geometry, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of tiles that cut a frame about in half each way, as far as the halo lets them."""
+    smallest = 2 * geometry.halo + SEAM
+    return geometry.size_rule.padded(max(smallest, height // 2 + 1), max(smallest, width // 2 + 1))
+
+
+def tile_frame(material: CalibrationSet, geometry: Geometry) -> Frame:
+    """A real frame that is larger than a tile of :func:`tile_size` on both axes."""
+    least = geometry.size_rule.padded(2 * geometry.halo + SEAM, 2 * geometry.halo + SEAM)
+    sides = (max(side, smallest + SEAM) for side, smallest in zip(FRAME_SIZE, least, strict=True))
+    return next(material.crops(*geometry.size_rule.padded(*sides), 1))
+
+
 def tile_difference(bundle: Bundle, choice: Choice, frame: Frame) -> int:
-    """Largest difference in 8-bit steps between tiled output and whole-frame output of one frame."""
+    """Largest difference in 8-bit steps between tiled output and whole-frame output of one frame.
+
+    The frame must be larger than a tile, see :func:`tile_frame`; else there would be no seam to look at.
+    """
     geometry = bundle.manifest.geometry
     height, width = frame.shape[:2]
-    smallest = 2 * geometry.halo + 16
-    tile = geometry.size_rule.padded(max(smallest, height // 2 + 1), max(smallest, width // 2 + 1))
+    tile = tile_size(geometry, height, width)
+    if tile[0] >= height and tile[1] >= width:
+        raise ValueError(f"a frame of {width}x{height} pixels has no seam between tiles of {tile[1]}x{tile[0]}")
     with open_session(bundle, choice, in_flight=1) as session:
         whole = session.infer(frame[None])[0].copy()
     inner = open_session(bundle, choice, in_flight=2)

@@ -15,7 +15,17 @@ from runtime.errors import GenedgeError
 
 #: Operators that lose too much, or overflow, in float16 (sums over a whole picture, coordinates).
 FP32_OPERATORS = frozenset(
-    {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceMean", "ReduceSum", "GridSample"}
+    {
+        "InstanceNormalization",
+        "LayerNormalization",
+        "GroupNormalization",
+        "GlobalAveragePool",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ReduceL2",
+        "GridSample",
+    }
 )
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FP16_MAX = float(np.finfo(np.float16).max)  # 65504

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from runtime.errors import (
     EXIT_NOT_MET,
@@ -25,7 +25,7 @@ from runtime.errors import (
     guarded,
     message_of,
 )
-from runtime.report import table, write_json
+from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -366,7 +366,7 @@ def _verify(options: argparse.Namespace) -> int:
         write_json(
             options.json, {"bundle": bundle.manifest.name, "results": [verdict.to_dict() for verdict in verdicts]}
         )
-    return print_verdicts(bundle, verdicts)
+    return print_verdicts(bundle, verdicts, text_stream(options.json))
 
 
 def _choices(bundle: Bundle, options: argparse.Namespace) -> list[Choice]:
@@ -388,7 +388,7 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> list[Choice]:
     return choices
 
 
-def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> int:
+def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict], out: TextIO | None = None) -> int:
     """Print the figures of each variant and engine; 0 where all limits are met, else 3."""
     head = ("variant", "engine", "precision", "PSNR dB", "SSIM", "ΔE2000", "max", "p99.9", "verdict")
     rows = []
@@ -407,13 +407,13 @@ def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict]) -> int:
                 "NOT MET" if verdict.failures else "met",
             )
         )
-    print(table(head, rows, left=3))
+    print(table(head, rows, left=3), file=out)
     failures = [(verdict.choice, failure) for verdict in verdicts for failure in verdict.failures]
     for choice, failure in failures:
         _say(f"error: {choice.variant} on {choice.backend} in {choice.precision}: {failure}")
     if failures:
         return EXIT_NOT_MET
-    print(f"{bundle.manifest.name}: {len(bundle.manifest.golden)} golden frames, parity with PyTorch met")
+    print(f"{bundle.manifest.name}: {len(bundle.manifest.golden)} golden frames, parity with PyTorch met", file=out)
     return EXIT_OK
 
 
@@ -442,12 +442,13 @@ def _bench(options: argparse.Namespace) -> int:
         )
         for timing in timings
     ]
-    first = timings[0].session
+    first, out = timings[0].session, text_stream(options.json)
     print(
         f"{bundle.manifest.name}, {width}x{height}, {options.rounds} rounds in turn, {first.device}, "
-        f"{first.threads or 'default'} threads"
+        f"{first.threads or 'default'} threads",
+        file=out,
     )
-    print(table(("variant", "engine", "precision", "median ms", "p95 ms", "fps", "time/best"), rows, left=3))
+    print(table(("variant", "engine", "precision", "median ms", "p95 ms", "fps", "time/best"), rows, left=3), file=out)
     if options.json:
         results = [timing.to_dict() for timing in timings]
         write_json(options.json, {"bundle": bundle.manifest.name, "width": width, "height": height, "results": results})
@@ -462,10 +463,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
     findings = examine()
     for finding in findings:
-        print(
-            f"{'ok  ' if finding.good else 'MISS'}  {finding.what}"
-            + (f"\n      -> {finding.repair}" if finding.repair else "")
-        )
+        mark = "ok  " if finding.good else "-   " if finding.optional else "MISS"
+        repair = f"\n      -> {finding.repair}" if finding.repair else ""
+        print(f"{mark}  {finding.what}{repair}", file=text_stream(options.json))
     if options.json:
         write_json(options.json, [finding.to_dict() for finding in findings])
     return EXIT_OK if all(finding.good or finding.optional for finding in findings) else 1

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -22,6 +22,11 @@ def write_json(path: Path, content: Any) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def text_stream(json: Path | None) -> TextIO:
+    """Where text for people goes: standard output, or standard error where the JSON takes that."""
+    return sys.stderr if json is not None and str(json) == "-" else sys.stdout
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:

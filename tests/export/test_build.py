@@ -289,6 +289,10 @@ class TestRefused:
         with pytest.raises(UsageError, match="compact takes no 20x33 frames; the next size is 24x40"):
             build(replace(config, shape=(20, 33)))
 
+    def test_size_beyond_all_memory(self, config: BuildConfig) -> None:
+        with pytest.raises(UsageError, match="limited to 4096 pixels a side"):
+            build(replace(config, shape=(64, 99_999)))
+
     def test_global_net_that_says_it_can_be_tiled(self, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         def far(*arguments: Any) -> int:
             raise ValueError("the influence of a pixel reaches beyond 512 pixels")

@@ -11,12 +11,23 @@ from checkpoint_factory import exported, frame, loaded
 
 from calib.dataset import CalibrationSet
 from export.frame_io import reference_output
-from export.parity import ODD_SIZE, Pair, measure, parity_frames, record, reference_pairs, tile_difference
+from export.parity import (
+    ODD_SIZE,
+    Pair,
+    measure,
+    parity_frames,
+    record,
+    reference_pairs,
+    tile_difference,
+    tile_frame,
+    tile_size,
+)
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError
 from runtime.frames import SizeRule
-from runtime.manifest import Limits
+from runtime.manifest import Geometry, Limits
 from runtime.sessions import Choice, available_backends, runnable
+from runtime.tiles import plan_tiles
 
 
 def quiet(text: str) -> None:
@@ -134,6 +145,22 @@ def test_tiles_with_the_right_halo_equal_the_whole_frame(backend: str, tmp_path:
 def test_tiles_with_too_small_a_halo_are_found(tmp_path: Path) -> None:
     bundle = bundle_with(exported("compact-x2"), 0, tmp_path / "b")
     assert tile_difference(bundle, Choice("onnxruntime", "fp32", "fp32", ""), frame(97, 131)) > 1
+
+
+@pytest.mark.parametrize("halo", [0, 8, 70, 88, 150])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_the_frame_for_tiles_always_has_a_seam(halo: int, multiple: int) -> None:
+    geometry = Geometry(2, SizeRule(1, multiple), halo, True, None)
+    photo = tile_frame(CalibrationSet.built_in(), geometry)
+    assert geometry.size_rule.allows(*photo.shape[:2])
+    plan = plan_tiles(*photo.shape[:2], *tile_size(geometry, *photo.shape[:2]), halo, multiple)
+    assert len(plan.tiles) >= 4
+
+
+def test_a_frame_without_a_seam_is_no_proof(tmp_path: Path) -> None:
+    bundle = bundle_with(exported("compact-x2"), 88, tmp_path / "b")
+    with pytest.raises(ValueError, match="no seam"):
+        tile_difference(bundle, Choice("onnxruntime", "fp32", "fp32", ""), frame(97, 131))
 
 
 # --- record -----------------------------------------------------------------------------------------------------------

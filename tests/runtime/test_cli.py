@@ -408,6 +408,17 @@ def test_bench_times_every_variant(bundle: Path, tmp_path: Path, capsys: pytest.
     assert "time/best" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", ["verify", "bench", "doctor"])
+def test_json_on_standard_output_stands_alone(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = {"fp32": Limits(max_abs=0), "bf16": Limits(max_abs=0)}
+    place = [str(write_small_bundle(tmp_path / "b", limits=limits))] if verb != "doctor" else []
+    rounds = ["--rounds", "1", "--size", "16x16"] if verb == "bench" else []
+    assert run([verb, *place, *rounds, "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)
+    assert captured.err
+
+
 def test_doctor_names_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "d.json"
     assert run(["doctor", "--json", str(report)]) == 0
