@@ -25,6 +25,7 @@ from runtime.bundle import Bundle
 from runtime.frames import Frame
 from runtime.pipeline import run_pipeline
 from runtime.sessions import Choice, choose, open_session
+from runtime.stages import open_stage
 from runtime.stats import current_rss_bytes
 from runtime.tiles import TiledSession, fit_session
 from runtime.video.sink import Sink, open_sink
@@ -124,8 +125,7 @@ def long_run(bundle: Bundle, choice: Choice, clip: Path, first: int, last: int, 
     frames = sorted({first, last, *(first + (last - first) * i // SAMPLES for i in range(SAMPLES))})
     with open_source(str(long)) as source:
         height, width = source.info.height, source.info.width
-        opened = open_session(bundle, choice, threads=threads)
-        with fit_session(opened, bundle.manifest.geometry, height, width, None) as session:
+        with open_stage(bundle, choice, height, width, threads=threads) as session:
             session.warm_up((1, height, width, 3))
             scale = session.scale
             sink = open_sink(

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.common import missing, say
 from recipes.assets import assets_folder
 from runtime.bundle import DEFAULT_FOLDER, SEARCH_PATH_VARIABLE, Bundle, open_bundle
-from runtime.errors import GenedgeError
+from runtime.errors import GenedgeError, UsageError
 from runtime.manifest import MANIFEST_NAME
 
 
@@ -96,16 +96,20 @@ def bundle_of(place: str, built: Path) -> Bundle:
     A net's bundle is taken from ``bundles/``, ``$GENEDGE_BUNDLES`` or ``built`` if it was made from the very weights
     that the net has now, else it is built into ``built``, in a process of its own: torch stays out of this one.
 
-    Raises :class:`UnavailableError` where there is neither a bundle nor the weights for one.
+    Raises :class:`UnavailableError` where the weights are not here, ``UsageError`` where ``place`` is neither.
     """
     net = find_net(place)
     if net is None:
         if (Path(place) / MANIFEST_NAME).is_file():
             return open_bundle(place)
-        raise UnavailableError(f"{place} is no bundle, and no net that is known here")
+        raise UsageError(f"{place} is no bundle's folder, and none of {', '.join(NAMES)}")
     weights = net.weights()
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    searched = [DEFAULT_FOLDER, *filter(None, os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)), built]
+    searched: list[str | Path] = [
+        DEFAULT_FOLDER,
+        *filter(None, os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)),
+        built,
+    ]
     for folder in searched:
         candidate = Path(folder) / net.name
         if (candidate / MANIFEST_NAME).is_file():

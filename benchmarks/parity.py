@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from benchmarks import common
 from benchmarks.nets import NETS, UnavailableError, bundle_of, bundle_options, find_net, folder_for_built
 from recipes.assets import assets_folder
+from runtime.errors import UsageError
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Limits
 from runtime.metrics import ParityReport
@@ -73,7 +74,7 @@ def compare_net(name: str, built: Path, frames: list[Frame]) -> list[VariantPari
 
     net = find_net(name)
     if net is None:
-        raise UnavailableError(f"{name} is no net that is known here, so there is no PyTorch to compare with")
+        raise UsageError(f"{name}: there is no PyTorch to compare with; choose among {', '.join(DEFAULT_BUNDLES)}")
     bundle = bundle_of(name, built)
     loaded, _ = load_generator(net.weights())
     pairs = reference_pairs(loaded, fitting(frames, loaded.size_rule), lambda text: common.say(f"{name}: {text}"))

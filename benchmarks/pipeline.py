@@ -25,8 +25,8 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.frames import Frames
 from runtime.pipeline import PipelineReport, run_pipeline
-from runtime.sessions import Choice, Session, choose, open_session
-from runtime.tiles import fit_session
+from runtime.sessions import Choice, Session, choose
+from runtime.stages import open_stage
 from runtime.video.sink import open_sink
 from runtime.video.source import open_source
 
@@ -82,7 +82,7 @@ class Rounds:
 
 def decoded(path: str, count: int) -> list[Frames]:
     """The first ``count`` frames of a video, each ``uint8 (1, H, W, 3) BGR``."""
-    frames = []
+    frames: list[Frames] = []
     with open_source(path) as source:
         while len(frames) < count and (frame := source.read()) is not None:
             frames.append(frame.image[None])
@@ -121,8 +121,7 @@ def take_turns(bundle: Bundle, choice: Choice, options: argparse.Namespace, path
     """Run both kinds of block ``options.rounds`` times; which one begins changes from round to round."""
     frames = decoded(path, options.frames)
     height, width = frames[0].shape[1:3]
-    opened = open_session(bundle, choice, threads=options.threads)
-    with fit_session(opened, bundle.manifest.geometry, height, width, None) as session:
+    with open_stage(bundle, choice, height, width, threads=options.threads) as session:
         session.warm_up((1, height, width, 3))
         rounds = Rounds(choice, session, (height, width))
         warm = frames[: max(2, len(frames) // 8)]

@@ -182,11 +182,12 @@ def measure(options: argparse.Namespace) -> common.Result:
     """Every bundle asked for."""
     result = common.Result(NAME, common.conditions(threads=options.threads))
     images = assets_folder() / "images"
-    if not any((images / name).is_dir() for name in options.sets):
-        result.targets.append(common.skipped("quality", common.missing(images)))
-        return result
+    absent = [name for name in options.sets if not (images / name).is_dir()]
+    result.targets += [common.skipped(name, common.missing(images / name)) for name in absent]
     table = Table(result, options.sets)
     bicubic: dict[int, Scores] = {}
+    if len(absent) == len(options.sets):
+        return result
     with folder_for_built(options.built) as built:
         for place in options.bundle or DEFAULT_BUNDLES:
             try:

@@ -129,6 +129,12 @@ def write_files(
     return Bundle(folder, manifest)
 
 
+def without_bf16(bundle: Bundle) -> Bundle:
+    """The same bundle, whose manifest does not allow bfloat16: the net loses too much in it."""
+    limits = {key: limit for key, limit in bundle.manifest.limits.items() if key != "bf16"}
+    return replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+
+
 def add_parity(bundle: Bundle, results: Sequence[VariantParity], record: dict[str, Any], report: str) -> Bundle:
     """Write ``parity.json`` and the report, and the figures into the manifest, which is written last."""
     (bundle.folder / PARITY_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -136,7 +142,11 @@ def add_parity(bundle: Bundle, results: Sequence[VariantParity], record: dict[st
     artifacts = {
         variant: replace(
             artifact,
-            parity={result.key: result.report.figures() for result in results if result.choice.variant == variant},
+            parity={
+                result.key: result.report.figures()
+                for result in results
+                if result.choice.variant == variant and result.report.passed
+            },
         )
         for variant, artifact in bundle.manifest.artifacts.items()
     }

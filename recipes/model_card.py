@@ -31,6 +31,7 @@ class Training:
     device: str
     threads: int
     sha256: str
+    stages: tuple[str, ...]
 
 
 def card_text(
@@ -52,6 +53,7 @@ def card_text(
     use = "compressed and camera video (JPEG, H.264)" if camera else "clean video and photos"
     width, depth = run.settings["width"], run.settings["depth"]
     command = f"python -m recipes.super_resolution --scale {scale}{' --camera' if camera else ''} --out runs/{run.name}"
+    command += " --start CHECKPOINT" if len(run.stages) > 1 else ""
     material = "\n".join(f"| {what} | {who} | {licence} |" for what, who, licence in MATERIAL)
     return f"""# {run.name}
 
@@ -61,8 +63,10 @@ then a pixel shuffle. Input and output: RGB 0..1, `float32 (N, 3, H, W)`; the bu
 
 - File: `{run.name}.safetensors`, sha256 `{run.sha256}`
 - Licence of the weights: Apache-2.0
-- Made with: `{command}` ({run.steps:,} steps of {run.settings["batch"]} patches in {run.seconds / 60:.0f} minutes,
-  {run.device}, {run.threads} thread{"s" if run.threads != 1 else ""})
+- Made with: `{command}`
+- Stages, each with its own schedule, on a {run.device} with {run.threads} thread{"s" if run.threads != 1 else ""}:
+
+{_listed(run.stages)}
 
 ## Training material
 
@@ -104,6 +108,10 @@ _LIMITS = {
     "For such input use the camera variant where there is one.",
     True: "On clean input it is a little softer than the variant without degradation.",
 }
+
+
+def _listed(stages: tuple[str, ...]) -> str:
+    return "\n".join(f"{place}. {stage}" for place, stage in enumerate(stages, start=1))
 
 
 def _scores(scores: Mapping[str, tuple[Score, Score]], head: str) -> str:

@@ -182,6 +182,7 @@ def _size(text: str) -> tuple[int, int]:
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
     from runtime.sessions import choose
+    from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
     from runtime.video.source import SourceOptions, open_source
 
@@ -195,7 +196,9 @@ def _run(options: argparse.Namespace) -> int:
         height, width = source.info.height, source.info.width
         stages = []
         for bundle, choice in zip(bundles, choices, strict=True):
-            session = _open_stage(bundle, choice, height, width, options.tile, options.threads)
+            session = open_stage(
+                bundle, choice, height, width, tile=options.tile, threads=options.threads, live=source.info.live
+            )
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
             _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
@@ -215,13 +218,6 @@ def _run(options: argparse.Namespace) -> int:
         )
         job = _Job(options, source, sink, bundles, choices, stages, (width, height))
         return job.run()
-
-
-def _open_stage(bundle: Bundle, choice: Choice, height: int, width: int, tile: int | None, threads: int) -> Session:
-    from runtime.sessions import open_session
-    from runtime.tiles import fit_session
-
-    return fit_session(open_session(bundle, choice, threads=threads), bundle.manifest.geometry, height, width, tile)
 
 
 class _StoppingSink:

@@ -110,7 +110,7 @@ def small_manifest(
         outputs=(Port("image", "image", "uint8", ("n", "sh", "sw", 3)),),
         geometry=Geometry(scale, SizeRule(), halo=1, tileable=True, fixed_size=None),
         artifacts=artifacts,
-        limits={variant: Limits(max_abs=0, changed=0.0) for variant in artifacts} if limits is None else limits,
+        limits=dict.fromkeys((*artifacts, "bf16"), Limits(max_abs=0, changed=0.0)) if limits is None else limits,
         golden=tuple(golden),
     )
 
@@ -139,7 +139,7 @@ def write_small_bundle(
 
     Args:
         models: variant to ONNX file; default: an fp32 nearest-neighbour upscaler.
-        limits: default: every variant must be exact.
+        limits: default: every variant must be exact, in bf16 too (which holds whole numbers up to 256).
         golden_frames: how many pairs of frame and right answer, of 8x12 pixels.
         parity: variant to engine to figures, for the manifest.
     """

@@ -21,6 +21,10 @@ _VARIANT_OF = {
 }
 
 
+#: What bf16 must reach against PyTorch to be chosen without being asked for: as much as the fp16 variant.
+ALONE_PSNR_DB, ALONE_DELTA_E = 50.0, 0.3
+
+
 @dataclass(frozen=True)
 class Choice:
     """An engine and a precision for a bundle on this device, and why."""
@@ -43,7 +47,7 @@ def runnable(bundle: Bundle) -> list[Choice]:
         for precision, variant in _VARIANT_OF[backend].items():
             if variant not in bundle.manifest.artifacts:
                 continue
-            if precision == "bf16" and not _bf16_here():
+            if precision == "bf16" and not ("bf16" in bundle.manifest.limits and _bf16_here()):
                 continue
             choices.append(Choice(backend, precision, variant, "asked for"))
     return choices
@@ -79,13 +83,19 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             raise GenedgeError(f"{bundle.manifest.name} has no {variant} variant, only {', '.join(artifacts)}")
         if precision == "bf16" and not _bf16_here():
             raise GenedgeError("this CPU does not compute in bfloat16: choose fp32")
+        if precision == "bf16" and "bf16" not in bundle.manifest.limits:
+            raise GenedgeError(f"{bundle.manifest.name} missed its parity with PyTorch in bf16: choose fp32")
         return Choice(backend, precision, variant, f"{backend} {precision}: {why}")
     if backend == "openvino" and "fp32" in artifacts and _bf16_here():
-        if "openvino-bf16" in artifacts["fp32"].parity:
-            return Choice(
-                backend, "bf16", "fp32", f"openvino bf16: {why}, this CPU computes bf16, its parity is recorded"
-            )
-        why += "; bf16 is possible here but its parity is not recorded in the bundle"
+        figures = artifacts["fp32"].parity.get("openvino-bf16")
+        if figures is None:
+            why += "; bf16 is possible here, but the bundle has no parity on record for it"
+        else:
+            decibels, colour = figures.get("psnr_db", 0.0), figures.get("delta_e", 100.0)
+            measured = f"{decibels:.1f} dB and ΔE {colour:.2f} from PyTorch"
+            if decibels >= ALONE_PSNR_DB and colour <= ALONE_DELTA_E:
+                return Choice(backend, "bf16", "fp32", f"openvino bf16: {why}, this CPU computes bf16, {measured}")
+            why += f"; bf16 is possible here, but {measured}"
     for name in ("fp32", "fp16", "int8"):
         if _VARIANT_OF[backend][name] in artifacts:
             return Choice(backend, name, _VARIANT_OF[backend][name], f"{backend} {name}: {why}")
@@ -93,7 +103,14 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
 
 
 def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1) -> Session:
-    """Load the chosen variant into its engine. The caller closes the session."""
+    """Load the chosen variant into its engine. The caller closes the session.
+
+    Args:
+        threads: of the engine, 0 lets it choose.
+        in_flight: requests that may be under way at once.
+        streams: requests that OpenVINO computes at once, each with a share of the threads. One gives the shortest time
+            a frame, more give more frames a second.
+    """
     model, scale = bundle.read_model(choice.variant), bundle.manifest.geometry.scale
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoSession

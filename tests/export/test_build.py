@@ -19,13 +19,14 @@ from onnx import numpy_helper
 import export.build
 import export.variants
 from export.build import build, check
-from export.config import BuildConfig
+from export.config import LIMITS, BuildConfig
 from export.frame_io import reference_output
 from export.generators import load_generator
 from export.shipped import find_shipped
 from runtime.bundle import open_bundle
 from runtime.errors import CheckpointError, GenedgeError, ManifestError, NotMetError, UsageError
 from runtime.frames import SizeRule
+from runtime.manifest import Limits
 from runtime.sessions import available_backends, runnable
 from runtime.verify import verify
 
@@ -66,6 +67,21 @@ def test_manifest_says_where_it_came_from(tiny_bundle: Path) -> None:
     assert (manifest.geometry.scale, manifest.geometry.halo, manifest.geometry.tileable) == (2, 3, True)
     assert list(manifest.artifacts) == ["fp32", "fp16"]
     assert set(manifest.limits) == {"fp32", "fp16", "bf16"}
+
+
+def test_bf16_that_misses_its_limits_is_left_out_and_the_bundle_is_built(
+    config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no file of the bundle, only a way to compute one, and other machines do not have it at all."""
+    monkeypatch.setitem(LIMITS, "bf16", Limits(psnr_db=200.0))
+    built = build(config)
+    bundle = open_bundle(built.folder)
+    if not any(result.choice.precision == "bf16" for result in built.results):
+        pytest.skip("this processor does not compute in bfloat16")
+    assert "bf16" not in bundle.manifest.limits
+    assert "openvino-bf16" not in bundle.manifest.artifacts["fp32"].parity
+    assert not any(choice.precision == "bf16" for choice in runnable(bundle))
+    assert "needed 200.00" in (built.folder / "parity.html").read_text(encoding="utf-8")
 
 
 def test_golden_frames_are_pytorchs_own_output(tiny_bundle: Path) -> None:

@@ -117,6 +117,7 @@ def test_bf16_has_limits_of_its_own(bundle: Bundle) -> None:
 
 def test_missing_limits_of_bf16_are_called_so(bundle: Bundle) -> None:
     pytest.importorskip("openvino")
+    bundle = with_limits(bundle, fp32=Limits(max_abs=0))
     [verdict] = verify(bundle, [Choice("openvino", "bf16", "fp32", "asked for")])
     assert "the manifest states no limits for bf16" in verdict.failures
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -467,7 +468,8 @@ def bundle_with(folder: Path, *variants: str, parity: dict[str, Any] | None = No
     return open_bundle(write_small_bundle(folder, models=models, golden_frames=0, parity=parity))
 
 
-BF16_MEASURED = {"fp32": {"openvino-bf16": {"psnr_db": 45.0}}}
+BF16_MEASURED = {"fp32": {"openvino-bf16": {"psnr_db": 58.0, "delta_e": 0.1}}}
+BF16_POOR = ({"psnr_db": 49.9, "delta_e": 0.1}, {"psnr_db": 58.0, "delta_e": 0.31}, {"psnr_db": 58.0}, {})
 ALL_VARIANTS = ("fp32", "fp16", "int8", "int8-strong", "int8-ort")
 
 
@@ -499,7 +501,7 @@ def test_bf16_is_chosen_where_the_cpu_has_it_and_its_parity_is_recorded(
     device("openvino", bf16=True)
     choice = choose(bundle)
     assert (choice.precision, choice.variant) == ("bf16", "fp32")
-    assert "this CPU computes bf16, its parity is recorded" in choice.reason
+    assert "this CPU computes bf16, 58.0 dB and ΔE 0.10 from PyTorch" in choice.reason
     device("openvino", bf16=False)
     assert choose(bundle).precision == "fp32"
 
@@ -510,7 +512,29 @@ def test_bf16_without_recorded_parity_is_not_chosen_and_the_reason_says_so(
     device("openvino", bf16=True)
     choice = choose(bundle_with(tmp_path, "fp32"))
     assert choice.precision == "fp32"
-    assert "its parity is not recorded" in choice.reason
+    assert "no parity on record" in choice.reason
+
+
+@pytest.mark.parametrize("figures", BF16_POOR)
+def test_bf16_that_loses_more_than_fp16_may_is_not_chosen_alone(
+    device: Callable[..., None], tmp_path: Path, figures: dict[str, float]
+) -> None:
+    device("openvino", bf16=True)
+    bundle = bundle_with(tmp_path, "fp32", parity={"fp32": {"openvino-bf16": figures}})
+    choice = choose(bundle)
+    assert choice.precision == "fp32"
+    assert "bf16 is possible here, but" in choice.reason
+    assert choose(bundle, "auto", "bf16").precision == "bf16"
+
+
+def test_bf16_that_missed_its_limits_at_build_time_cannot_be_had(device: Callable[..., None], tmp_path: Path) -> None:
+    bundle = bundle_with(tmp_path, "fp32", parity=BF16_MEASURED)
+    limits = {"fp32": bundle.manifest.limits["fp32"]}
+    bundle = replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+    device("openvino", bf16=True)
+    assert [choice.precision for choice in runnable(bundle)] == ["fp32"]
+    with pytest.raises(GenedgeError, match="missed its parity with PyTorch in bf16: choose fp32"):
+        choose(bundle, "openvino", "bf16")
 
 
 def test_what_was_asked_for_is_what_one_gets(device: Callable[..., None], tmp_path: Path) -> None:
