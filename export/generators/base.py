@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -166,3 +167,19 @@ def fold_output(conv: nn.Conv2d, shuffled: int = 1, factor: float = 255.0) -> No
     conv.weight.data = conv.weight.data[order] * factor
     if conv.bias is not None:
         conv.bias.data = conv.bias.data[order] * factor
+
+
+def with_folded_ends(net: nn.Module, layers: str, scale: int) -> nn.Module:
+    """A copy of ``net`` for BGR 0..255 on both sides.
+
+    ``layers`` names its list of layers, whose first is the first convolution and whose last the convolution in front of
+    a pixel shuffle by ``scale``.
+    """
+    result = copy.deepcopy(net)
+    convolutions = list(result.get_submodule(layers).children())
+    first, last = convolutions[0], convolutions[-1]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    fold_input(first)
+    fold_output(last, shuffled=scale)
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import torch
@@ -13,13 +12,12 @@ from export.generators.base import (
     Generator,
     LoadedGenerator,
     State,
-    fold_input,
-    fold_output,
     is_convolution,
     last_index,
     load_strictly,
     outputs_of,
     scale_from_channels,
+    with_folded_ends,
 )
 
 
@@ -64,17 +62,13 @@ def _load(state: State) -> LoadedGenerator:
     with torch.device("meta"):
         net = CompactNet(scale, width, depth)
     load_strictly(net, state, "compact")
-
-    def fold() -> nn.Module:
-        result = copy.deepcopy(net)
-        first, end = result.convs[0], result.convs[-1]
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(end, nn.Conv2d)
-        fold_input(first)
-        fold_output(end, shuffled=scale)
-        return result
-
-    return LoadedGenerator("compact", net, scale, facts={"width": width, "depth": depth}, fold=fold)
+    return LoadedGenerator(
+        "compact",
+        net,
+        scale,
+        facts={"width": width, "depth": depth},
+        fold=lambda: with_folded_ends(net, "convs", scale),
+    )
 
 
 COMPACT = Generator(

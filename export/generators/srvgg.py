@@ -6,8 +6,6 @@ Layout and forward pass follow ``realesrgan/archs/srvgg_arch.py`` of https://git
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,13 +14,12 @@ from export.generators.base import (
     Generator,
     LoadedGenerator,
     State,
-    fold_input,
-    fold_output,
     is_convolution,
     last_index,
     load_strictly,
     outputs_of,
     scale_from_channels,
+    with_folded_ends,
 )
 from runtime.errors import CheckpointError
 
@@ -64,17 +61,9 @@ def _load(state: State) -> LoadedGenerator:
     with torch.device("meta"):
         net = SrvggNet(width, depth, scale)
     load_strictly(net, state, "srvgg")
-
-    def fold() -> nn.Module:
-        result = copy.deepcopy(net)
-        first, end = result.body[0], result.body[-1]
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(end, nn.Conv2d)
-        fold_input(first)
-        fold_output(end, shuffled=scale)
-        return result
-
-    return LoadedGenerator("srvgg", net, scale, facts={"width": width, "depth": depth}, fold=fold)
+    return LoadedGenerator(
+        "srvgg", net, scale, facts={"width": width, "depth": depth}, fold=lambda: with_folded_ends(net, "body", scale)
+    )
 
 
 SRVGG = Generator(
