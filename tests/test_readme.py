@@ -80,6 +80,21 @@ def test_the_commands_run_in_their_order(folder: Path) -> None:
     assert (folder / "report.json").stat().st_size > 0
 
 
+def test_the_python_example_runs(folder: Path) -> None:
+    """After the commands, which leave a bundle called my-model."""
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nprint(frame.index, image.shape, image.dtype)"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "11 (128, 192, 3) uint8"
+
+
 def test_help_and_readme_name_the_same_verbs() -> None:
     for package in ("export", "runtime"):
         done = subprocess.run(
