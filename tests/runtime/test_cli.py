@@ -34,10 +34,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_bundle(tmp_path_factory.mktemp("bundles") / "tiny-x2")
 
 
-def start(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "runtime", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    # where the tests run in a shell's background, Ctrl-C is ignored by them and all that they start
+    return subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def times_of(path: Path) -> list[Fraction]:
