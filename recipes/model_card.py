@@ -75,7 +75,7 @@ then a pixel shuffle. Input and output: RGB 0..1, `float32 (N, 3, H, W)`; the bu
 {material}
 
 Low resolution is the antialiased bicubic reduction, rounded to 8 bit\
-{", half of it compressed again as JPEG (quality 60 to 92) or H.264 (CRF 20 to 31)" if camera else ""}.
+{", six of seven patches after JPEG (quality 60, 80, 92) or H.264 (CRF 20, 26, 31)" if camera else ""}.
 No face data set and no benchmark picture was used.
 
 ## What it reaches
