@@ -46,7 +46,7 @@ def html_report(bundle: Bundle, results: Sequence[VariantParity], pairs: Sequenc
 Every variant against PyTorch in float32, on {len(pairs)} frames.</p>
 <div class="scroll"><table><thead><tr><th>variant</th><th>engine</th><th>PSNR</th><th>SSIM</th><th>ΔE2000</th>
 <th>max</th><th>p99.9</th><th>changed</th><th>verdict</th></tr></thead><tbody>{rows}</tbody></table></div>
-<p class="sub">PSNR in dB ({MAX_PSNR_DB:.0f} = identical); max and p99.9 are differences in 8-bit steps;
+<p class="sub">PSNR in dB ({MAX_PSNR_DB:.0f} means that or more); max and p99.9 are differences in 8-bit steps;
 changed is the share of values that differ at all; ΔE2000 is the mean colour difference, where 1 is just noticeable.</p>
 <ul>{facts}</ul>
 <h2>The worst frame of each variant</h2>
