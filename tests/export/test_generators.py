@@ -322,7 +322,8 @@ each_shipped = pytest.mark.parametrize("shipped", shipped_weights(), ids=lambda 
 @each_shipped
 def test_shipped_weights_load_and_fold(shipped: Shipped) -> None:
     generator, _ = load_generator(shipped.path)
-    assert (generator.family, f"sr-x{generator.scale}") == ("compact", shipped.name)
+    assert generator.family == "compact"
+    assert shipped.name.startswith(f"sr-x{generator.scale}")
     folded = generator.folded()
     assert folded is not None
     image = pictures(1, seed=2)
