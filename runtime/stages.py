@@ -6,8 +6,8 @@ from runtime.bundle import Bundle
 from runtime.sessions import Choice, Session, open_session
 from runtime.tiles import fit_session
 
-#: Frames that OpenVINO computes at once where nobody waits for them. On 2 cores, two streams gave 7 to 11 % more
-#: frames a second than one (``python -m benchmarks.pipeline``), for twice the time a frame.
+#: Frames that OpenVINO computes at once where nobody waits for them: two streams give more frames a second than one on
+#: all cores, since a core does not wait for the others after each layer. Each frame takes twice as long for that.
 FILE_STREAMS = 2
 
 

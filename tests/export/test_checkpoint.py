@@ -141,7 +141,7 @@ def test_parameters_ordered_dicts_and_other_entries_are_fine(read: Callable[...,
 
 @pytest.mark.parametrize("number", [np.float64(30.67), np.float32(0.5), np.int64(7), np.bool_(True)])
 def test_numpy_numbers_beside_the_weights_are_fine(number: Any, read: Callable[..., Checkpoint]) -> None:
-    """As in SRGAN-PyTorch's files, which note the best PSNR; both names that NumPy gave its own function."""
+    """Training code likes to note its best score; both names that NumPy gave its own function."""
     data = saved({"state_dict": STATE, "best_psnr": number})
     assert b"multiarray" in data
     assert_is_state(read(data))
