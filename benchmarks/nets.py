@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import missing, say
 from recipes.assets import assets_folder
-from runtime.bundle import DEFAULT_FOLDER, SEARCH_PATH_VARIABLE, Bundle, open_bundle
+from runtime.bundle import Bundle, open_bundle, search_folders
 from runtime.errors import GenedgeError, UsageError
 from runtime.manifest import MANIFEST_NAME
 
@@ -105,13 +104,8 @@ def bundle_of(place: str, built: Path) -> Bundle:
         raise UsageError(f"{place} is no bundle's folder, and none of {', '.join(NAMES)}")
     weights = net.weights()
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    searched: list[str | Path] = [
-        DEFAULT_FOLDER,
-        *filter(None, os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)),
-        built,
-    ]
-    for folder in searched:
-        candidate = Path(folder) / net.name
+    for folder in (*search_folders(), built):
+        candidate = folder / net.name
         if (candidate / MANIFEST_NAME).is_file():
             bundle = open_bundle(candidate)
             if bundle.manifest.weights.sha256 == digest:

@@ -89,11 +89,7 @@ def row_of(name: str, variant: VariantParity) -> tuple[str, ...]:
         variant.choice.backend,
         variant.choice.precision,
         str(report.frames),
-        f"{report.psnr_db:.2f}",
-        f"{report.ssim:.5f}",
-        f"{report.delta_e:.4f}",
-        str(report.max_abs),
-        str(report.p999_abs),
+        *report.cells(),
         f"{report.changed:.4%}",
     )
 

@@ -9,12 +9,12 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import with_extras
-from runtime.errors import EXIT_OK, UsageError, guarded, printable
+from runtime.cli import dispatch, json_option
+from runtime.errors import EXIT_OK, UsageError, printable
 from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ EXTRA_OF: dict[str, str | None] = {
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    verb: Callable[[argparse.Namespace], int] = options.verb
-    return guarded(lambda: with_extras(lambda: verb(options), EXTRA_OF))
+    return dispatch(_parser(), arguments, EXTRA_OF)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="device engine to build as well (TensorRT comes later)",
     )
     build.add_argument("--force", action="store_true", help="replace an existing bundle")
-    build.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    json_option(build)
     build.set_defaults(verb=_build)
 
     listing = verbs.add_parser("list", help="list generator families and shipped weights")
@@ -215,17 +213,15 @@ class Clock:
 
 def parity_table(built: Built) -> str:
     """The figures of a build as a plain-text table."""
-    head = ("variant", "engine", "precision", "PSNR dB", "SSIM", "ΔE2000", "max", "p99.9", "changed")
+    from runtime.metrics import CELLS
+
+    head = ("variant", "engine", "precision", *CELLS, "changed")
     rows = [
         (
             result.choice.variant,
             result.choice.backend,
             result.choice.precision,
-            f"{result.report.psnr_db:.2f}",
-            f"{result.report.ssim:.5f}",
-            f"{result.report.delta_e:.4f}",
-            str(result.report.max_abs),
-            str(result.report.p999_abs),
+            *result.report.cells(),
             f"{result.report.changed:.3%}",
         )
         for result in built.results

@@ -65,11 +65,7 @@ def _row(result: VariantParity) -> str:
     cells = (
         escape(result.choice.variant),
         escape(f"{result.engine}, computed in {result.choice.precision}"),
-        f"{report.psnr_db:.2f}",
-        f"{report.ssim:.5f}",
-        f"{report.delta_e:.4f}",
-        str(report.max_abs),
-        str(report.p999_abs),
+        *report.cells(),
         f"{report.changed:.4%}",
         verdict,
     )

@@ -32,7 +32,7 @@ def read_image(path: Path) -> Frame:
 
 
 def bicubic(image: Frame, height: int, width: int) -> Frame:
-    """Reduce ``uint8 (H, W, 3)`` with torch's antialiased bicubic filter, rounded to 8 bit."""
+    """Resize ``uint8 (H, W, 3)`` with torch's antialiased bicubic filter, rounded to 8 bit."""
     planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     small: Tensor = functional.interpolate(
         planes, size=(height, width), mode="bicubic", antialias=True, align_corners=False

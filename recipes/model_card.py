@@ -21,13 +21,11 @@ MATERIAL = (
 
 @dataclass(frozen=True)
 class Training:
-    """The facts of a finished run. ``seconds`` is wall time, ``threads`` those of the training."""
+    """The facts of a finished run. ``threads`` are those of the training, ``stages`` one line each."""
 
     name: str
     settings: Mapping[str, Any]
     parameters: int
-    steps: int
-    seconds: float
     device: str
     threads: int
     sha256: str
@@ -106,7 +104,7 @@ It sharpens edges that are there; it invents no texture, and it does not stabili
 _LIMITS = {
     False: "Compression artefacts are taken for detail: blocks and ringing become sharper. "
     "For such input use the camera variant where there is one.",
-    True: "On clean input it is a little softer than the variant without degradation.",
+    True: "On clean input it is softer than the variant without degradation, and its figures there are lower.",
 }
 
 

@@ -454,8 +454,6 @@ def write_result(
         name,
         asdict(settings),
         sum(parameter.numel() for parameter in net.parameters()),
-        step,
-        seconds,
         "CPU" if next(net.parameters()).device.type == "cpu" else torch.cuda.get_device_name(),
         torch.get_num_threads(),
         hashlib.sha256(weights.read_bytes()).hexdigest(),

@@ -120,11 +120,16 @@ def _read(path: Path) -> bytes:
         raise ManifestError(f"{path}: {error.strerror}") from None
 
 
+def search_folders() -> list[Path]:
+    """Where a bundle is looked for by its name: ``./bundles``, then the folders of ``$GENEDGE_BUNDLES``."""
+    more = os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep)
+    return [Path(folder) for folder in (DEFAULT_FOLDER, *filter(None, more))]
+
+
 def _find(place: str | Path) -> Path:
     folders = [Path(place)]
     if len(Path(place).parts) == 1:
-        searched = [DEFAULT_FOLDER, *filter(None, os.environ.get(SEARCH_PATH_VARIABLE, "").split(os.pathsep))]
-        folders += [Path(folder) / place for folder in searched]
+        folders += [folder / place for folder in search_folders()]
     for folder in folders:
         if (folder / MANIFEST_NAME).is_file():
             return folder

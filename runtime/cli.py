@@ -9,7 +9,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -43,23 +43,31 @@ EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "tensorrt": "tensorrt", "cv2"
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    return dispatch(_parser(), arguments, EXTRAS)
+
+
+def dispatch(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, extras: Mapping[str, str | None]) -> int:
+    """Parse, run the ``verb`` that the parser set, and return the exit code.
+
+    A package of ``extras`` (package to the extra that brings it, None for a base dependency) that is not installed is
+    reported with the command that installs it.
+    """
+    options = parser.parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
-    return guarded(lambda: with_extras(lambda: verb(options), EXTRAS))
 
+    def main() -> int:
+        try:
+            return verb(options)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package not in extras:
+                raise
+            extra = extras[package]
+            if extra is None:
+                raise GenedgeError(f"{package} is not installed: pip install genedge") from None
+            raise MissingExtraError(package, extra) from None
 
-def with_extras(main: Callable[[], int], extras: dict[str, str | None]) -> int:
-    """Run ``main``; a package of ``extras`` that is not installed is reported with the command that installs it."""
-    try:
-        return main()
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in extras:
-            raise
-        extra = extras[package]
-        if extra is None:
-            raise GenedgeError(f"{package} is not installed: pip install genedge") from None
-        raise MissingExtraError(package, extra) from None
+    return guarded(main)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--overwrite", action="store_true", help="replace an existing output")
     running.add_argument("--quiet", action="store_true", help="no progress line")
-    _json_option(running)
+    json_option(running)
     running.set_defaults(verb=_run)
 
     verify = verbs.add_parser("verify", help="check on this device that a bundle still does what PyTorch did")
     verify.add_argument("bundle", metavar="BUNDLE")
     _engine_options(verify)
-    _json_option(verify)
+    json_option(verify)
     verify.set_defaults(verb=_verify)
 
     bench = verbs.add_parser("bench", help="time a bundle's variants side by side, without video around them")
@@ -128,11 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--rounds", type=_count, default=20, metavar="N", help="timed frames of each variant (default: 20)"
     )
-    _json_option(bench)
+    json_option(bench)
     bench.set_defaults(verb=_bench)
 
     doctor = verbs.add_parser("doctor", help="what is installed here, what is missing, and the command that repairs it")
-    _json_option(doctor)
+    json_option(doctor)
     doctor.set_defaults(verb=_doctor)
     return parser
 
@@ -149,7 +157,8 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json_option(parser: argparse.ArgumentParser) -> None:
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``; see :func:`runtime.report.write_json`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for standard output)")
 
 
@@ -386,7 +395,9 @@ def _choices(bundle: Bundle, options: argparse.Namespace) -> list[Choice]:
 
 def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict], out: TextIO | None = None) -> int:
     """Print the figures of each variant and engine; 0 where all limits are met, else 3."""
-    head = ("variant", "engine", "precision", "PSNR dB", "SSIM", "ΔE2000", "max", "p99.9", "verdict")
+    from runtime.metrics import CELLS
+
+    head = ("variant", "engine", "precision", *CELLS, "verdict")
     rows = []
     for verdict in verdicts:
         choice, report = verdict.choice, verdict.report
@@ -395,11 +406,7 @@ def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict], out: TextIO | No
                 choice.variant,
                 choice.backend,
                 choice.precision,
-                f"{report.psnr_db:.2f}",
-                f"{report.ssim:.5f}",
-                f"{report.delta_e:.4f}",
-                str(report.max_abs),
-                str(report.p999_abs),
+                *report.cells(),
                 "NOT MET" if verdict.failures else "met",
             )
         )

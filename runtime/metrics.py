@@ -18,6 +18,7 @@ from runtime.manifest import Limits
 
 Floats = NDArray[np.float64]
 
+CELLS = ("PSNR dB", "SSIM", "ΔE2000", "max", "p99.9")  # what ``ParityReport.cells`` gives; the last two in 8-bit steps
 MAX_PSNR_DB = 100.0  # stands for "identical", which has no finite value
 
 
@@ -46,6 +47,16 @@ class ParityReport:
 
     def __bool__(self) -> bool:
         return self.passed
+
+    def cells(self) -> tuple[str, ...]:
+        """The figures as text for a table, under ``CELLS``."""
+        return (
+            f"{self.psnr_db:.2f}",
+            f"{self.ssim:.5f}",
+            f"{self.delta_e:.4f}",
+            str(self.max_abs),
+            str(self.p999_abs),
+        )
 
     def figures(self) -> dict[str, float]:
         """The measured numbers by name, for JSON."""

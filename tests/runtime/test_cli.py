@@ -23,7 +23,6 @@ import pytest
 from bundle_factory import upscale, upscale_model, write_small_bundle
 
 from runtime.cli import run
-from runtime.manifest import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -388,8 +387,7 @@ def test_a_window_that_q_closes(bundle: Path, display: str, make_clip: Callable[
 
 
 def test_verify_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = {"fp32": Limits(max_abs=0), "bf16": Limits(max_abs=0)}  # bf16 runs where the processor has it
-    bundle = write_small_bundle(tmp_path / "b", limits=limits)
+    bundle = write_small_bundle(tmp_path / "b")
     report = tmp_path / "v.json"
     assert run(["verify", str(bundle), "--json", str(report)]) == 0
     assert "parity with PyTorch met" in capsys.readouterr().out
@@ -397,7 +395,7 @@ def test_verify_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {result["backend"] for result in results} == {"openvino", "onnxruntime"}
     assert all(result["passed"] for result in results)
     # another model under a right digest: nobody has measured it
-    write_small_bundle(tmp_path / "other", models={"fp32": upscale_model(2, 0.001)}, limits=limits)
+    write_small_bundle(tmp_path / "other", models={"fp32": upscale_model(2, 0.001)})
     for name in ("model.fp32.onnx", "manifest.json"):
         (bundle / name).write_bytes((tmp_path / "other" / name).read_bytes())
     assert run(["verify", str(bundle)]) == 3
@@ -417,8 +415,7 @@ def test_bench_times_every_variant(bundle: Path, tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("verb", ["verify", "bench", "doctor"])
 def test_json_on_standard_output_stands_alone(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = {"fp32": Limits(max_abs=0), "bf16": Limits(max_abs=0)}
-    place = [str(write_small_bundle(tmp_path / "b", limits=limits))] if verb != "doctor" else []
+    place = [str(write_small_bundle(tmp_path / "b"))] if verb != "doctor" else []
     rounds = ["--rounds", "1", "--size", "16x16"] if verb == "bench" else []
     assert run([verb, *place, *rounds, "--json", "-"]) == 0
     captured = capsys.readouterr()
