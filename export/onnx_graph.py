@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import onnx
 import torch
 
+from calib.graph import checked
 from export import passes
 from export.frame_io import FrameGraph
 from runtime.errors import GenedgeError
@@ -71,16 +72,6 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     model.producer_name, model.producer_version = "genedge", ""
     model.graph.name = "generator"
     return checked(model)
-
-
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Run ONNX's checker with strict shape inference; raises :class:`GenedgeError` with its first line."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise GenedgeError(f"the exported graph is not valid ONNX: {first}") from error
-    return model
 
 
 @contextmanager

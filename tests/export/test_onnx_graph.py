@@ -12,9 +12,10 @@ from checkpoint_factory import convolution, exported, frames, loaded, published,
 from onnx import TensorProto, helper
 from torch import nn
 
+from calib.graph import checked
 from export.frame_io import FrameGraph, reference_output
 from export.generators.base import LoadedGenerator
-from export.onnx_graph import canonical, checked, graph_from_generator
+from export.onnx_graph import canonical, graph_from_generator
 from runtime.errors import GenedgeError
 from runtime.frames import Frames, SizeRule
 
