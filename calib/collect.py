@@ -217,7 +217,9 @@ class _Engine:
             augmented.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self._names = [port.name for port in self._session.get_outputs()]
-        self._frame = next(port.name for port in model.graph.input if port.type.tensor_type.elem_type == TensorProto.UINT8)
+        self._frame = next(
+            port.name for port in model.graph.input if port.type.tensor_type.elem_type == TensorProto.UINT8
+        )
         self._inputs = {port.name for port in self._session.get_inputs()}
 
     def run(self, inputs: dict[str, NDArray[Any]], step: int) -> dict[str, NDArray[Any]]:

@@ -57,6 +57,10 @@ class Int8Qdq:
     residuals: bool = False
     narrow: bool = True
 
+    def keeping(self, names: Sequence[str]) -> Int8Qdq:
+        """The same with more layers in float."""
+        return replace(self, keep=tuple(dict.fromkeys((*self.keep, *names))))
+
     def quantises(self, layer: Layer) -> bool:
         if layer.name in self.keep or (layer.op == "ConvTranspose" and not self.transposed):
             return False
@@ -68,6 +72,10 @@ class Int8Ort:
     """Settings of the ONNX Runtime form (variant ``int8-ort``): ``keep`` names layers that stay in float."""
 
     keep: tuple[str, ...] = ()
+
+    def keeping(self, names: Sequence[str]) -> Int8Ort:
+        """The same with more layers in float."""
+        return replace(self, keep=tuple(dict.fromkeys((*self.keep, *names))))
 
     def quantises(self, layer: Layer) -> bool:
         return layer.name not in self.keep and layer.op != "ConvTranspose"  # the CPU provider has no quantised one
@@ -199,7 +207,9 @@ def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
     first = _first_reader(edit, node, layer.source)
     if first is not node and attribute(first, "mode", "constant") == "constant":
         return False  # a Pad that adds zeros
-    centred = edit.add("Sub", [layer.source, edit.constant(f"{layer.source}.middle", middle)], f"{layer.source}.centred")
+    centred = edit.add(
+        "Sub", [layer.source, edit.constant(f"{layer.source}.middle", middle)], f"{layer.source}.centred"
+    )
     if any(pads):
         half = len(pads) // 2
         full = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)

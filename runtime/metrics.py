@@ -92,7 +92,7 @@ def compare(pairs: Iterable[tuple[Frame, Frame]], limits: Limits | None = None) 
     cumulative = np.cumsum(counts) / counts.sum()
     report = ParityReport(
         frames=len(squares),
-        psnr_db=_decibels(sum(squares) / sum(values)),
+        psnr_db=decibels(sum(squares) / sum(values)),
         ssim=float(np.mean(similarities)),
         delta_e=float(np.mean(colours)),
         max_abs=int(np.flatnonzero(counts)[-1]),
@@ -119,10 +119,11 @@ def judge(report: ParityReport, limits: Limits) -> ParityReport:
 
 def psnr(reference: Frame, candidate: Frame) -> float:
     """Peak signal-to-noise ratio in dB over all channels, ``MAX_PSNR_DB`` for identical frames."""
-    return _decibels(float(np.mean((reference.astype(np.float64) - candidate) ** 2)))
+    return decibels(float(np.mean((reference.astype(np.float64) - candidate) ** 2)))
 
 
-def _decibels(mean_square: float) -> float:
+def decibels(mean_square: float) -> float:
+    """PSNR of a mean squared error of 8-bit values, at most ``MAX_PSNR_DB``."""
     return min(MAX_PSNR_DB, 10 * float(np.log10(255.0**2 / max(mean_square, 1e-12))))
 
 

@@ -1,0 +1,246 @@
+"""Which layers INT8 hurts, and the smallest set of them kept in float that meets a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from calib.layers import Layer, layers_of
+from calib.observers import Range
+from calib.qdq import Int8Ort, Int8Qdq, ort_from_graph, qdq_from_graph
+from runtime.errors import GenedgeError
+from runtime.frames import Frame
+from runtime.metrics import decibels, delta_e_2000, lab, luma_bt601
+
+Ranges = Mapping[str, Range]
+Play = Callable[[onnx.ModelProto], Sequence[Frame]]  # a model's output for every frame of a judge, in order
+Progress = Callable[[str], None]
+
+MAX_CURVE = 24  # points of the trade-off curve that are measured at most
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a quantised graph loses, over all frames of a :class:`Judge`.
+
+    ``psnr_db`` and ``delta_e`` (mean CIEDE2000) compare it with the float graph. ``truth_db`` is how many dB of luma PSNR
+    (BT.601, mean over frames) it is further from the ground truth than the float graph, None where there is no truth.
+    """
+
+    psnr_db: float
+    delta_e: float
+    truth_db: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be lost: ``db`` against ground truth; where there is none ``psnr_db`` must be kept against float."""
+
+    db: float = 0.1
+    delta_e: float = 0.5
+    psnr_db: float = 40.0
+
+    def met(self, loss: Loss) -> bool:
+        if loss.delta_e > self.delta_e:
+            return False
+        return loss.truth_db <= self.db if loss.truth_db is not None else loss.psnr_db >= self.psnr_db
+
+    def __str__(self) -> str:
+        return f"{self.db:g} dB against ground truth (or {self.psnr_db:g} dB against float), ΔE {self.delta_e:g}"
+
+
+class Judge:
+    """Frames to compare on: the float graph's outputs, and the ground truth where there is one.
+
+    Args:
+        reference: the float graph's outputs, ``uint8 (H, W, 3) BGR``.
+        truth: what they should have been, of the same shapes.
+        border: pixels cut off each side before luma is compared with the truth.
+    """
+
+    def __init__(self, reference: Sequence[Frame], truth: Sequence[Frame] | None = None, border: int = 0) -> None:
+        if not reference:
+            raise ValueError("no frame to judge with")
+        self.reference = list(reference)
+        self.border = border
+        self._luma = [self._cut(luma_bt601(frame)) for frame in truth] if truth is not None else None
+        self._own = [self._truth_psnr(index, frame) for index, frame in enumerate(reference)]
+        self._lab = [lab(frame[::2, ::2]) for frame in reference]  # every fourth pixel tells the mean well enough
+
+    def _cut(self, plane: np.ndarray) -> np.ndarray:
+        b = self.border
+        return plane[b:-b, b:-b] if b and min(plane.shape) > 2 * b else plane
+
+    def _truth_psnr(self, index: int, frame: Frame) -> float:
+        if self._luma is None:
+            return 0.0
+        return decibels(float(np.mean((self._cut(luma_bt601(frame)) - self._luma[index]) ** 2)))
+
+    def loss(self, outputs: Sequence[Frame]) -> Loss:
+        """Raises ``ValueError`` for another number of frames or other shapes."""
+        squares, values, colours, further = 0.0, 0, [], []
+        for index, (reference, output) in enumerate(zip(self.reference, outputs, strict=True)):
+            difference = reference.astype(np.float32) - output
+            squares += float(np.sum(difference * difference, dtype=np.float64))
+            values += difference.size
+            colours.append(float(delta_e_2000(self._lab[index], lab(output[::2, ::2])).mean()))
+            if self._luma is not None:
+                further.append(self._own[index] - self._truth_psnr(index, output))
+        psnr = decibels(squares / values)
+        return Loss(psnr, float(np.mean(colours)), float(np.mean(further)) if self._luma is not None else None)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One INT8 variant: how to build it with given ranges and layers kept in float, and which layers it can quantise."""
+
+    variant: str
+    build: Callable[[onnx.ModelProto, Ranges, tuple[str, ...]], onnx.ModelProto]
+    quantises: Callable[[Layer], bool]
+
+
+def qdq_form(settings: Int8Qdq | None = None) -> Form:
+    """The variant ``int8``."""
+    settings = settings or Int8Qdq()
+    return Form(
+        "int8",
+        lambda model, ranges, keep: qdq_from_graph(model, ranges, settings.keeping(keep)),
+        settings.quantises,
+    )
+
+
+def ort_form(settings: Int8Ort | None = None) -> Form:
+    """The variant ``int8-ort``."""
+    settings = settings or Int8Ort()
+    return Form(
+        "int8-ort",
+        lambda model, ranges, keep: ort_from_graph(model, ranges, settings.keeping(keep)),
+        settings.quantises,
+    )
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What one layer does when it alone is INT8."""
+
+    layer: Layer
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the trade-off curve: the layers kept in float, and the loss with them."""
+
+    float_layers: tuple[str, ...]
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search found: ``met`` says whether ``best`` is within the budget; ``curve`` starts with all in INT8."""
+
+    best: Point
+    met: bool
+    curve: tuple[Point, ...]
+    damages: tuple[Damage, ...]
+    model: onnx.ModelProto
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "met": self.met,
+            "float_layers": list(self.best.float_layers),
+            "loss": self.best.loss.to_dict(),
+            "curve": [{"float_layers": len(point.float_layers), **point.loss.to_dict()} for point in self.curve],
+            "alone": {damage.layer.name: damage.loss.to_dict() for damage in self.damages},
+        }
+
+
+def best_ranges(
+    model: onnx.ModelProto, form: Form, tables: Mapping[str, Ranges], play: Play, judge: Judge
+) -> tuple[str, Loss]:
+    """The observer of ``tables`` (name -> ranges) that loses least with every layer in INT8, and its loss."""
+    losses = {name: judge.loss(play(form.build(model, ranges, ()))) for name, ranges in tables.items()}
+    best = max(losses, key=lambda name: _goodness(losses[name]))
+    return best, losses[best]
+
+
+def _goodness(loss: Loss) -> tuple[float, float]:
+    return (-loss.truth_db if loss.truth_db is not None else loss.psnr_db, loss.psnr_db)
+
+
+def rank(
+    model: onnx.ModelProto,
+    form: Form,
+    ranges: Ranges,
+    play: Play,
+    judge: Judge,
+    progress: Progress = lambda text: None,
+) -> tuple[Damage, ...]:
+    """Every layer alone in INT8, all others float, the most harmful first."""
+    layers = [layer for layer in layers_of(model) if form.quantises(layer)]
+    damages = []
+    for number, layer in enumerate(layers):
+        progress(f"{form.variant}: layer {number + 1} of {len(layers)} alone")
+        keep = tuple(other.name for other in layers if other is not layer)
+        damages.append(Damage(layer, judge.loss(play(form.build(model, ranges, keep)))))
+    return tuple(sorted(damages, key=lambda damage: damage.loss.psnr_db))
+
+
+def search(
+    model: onnx.ModelProto,
+    form: Form,
+    ranges: Ranges,
+    budget: Budget,
+    play: Play,
+    judge: Judge,
+    progress: Progress = lambda text: None,
+) -> Search:
+    """Keep layers in float, the most harmful first, until the budget is met; then give back those it can do without.
+
+    The result is minimal: none of the layers kept can become INT8 again within the budget. Where not even one layer
+    left in INT8 meets it, ``met`` is False and ``best`` is the point that loses least.
+    """
+    tried: dict[frozenset[str], tuple[Loss, onnx.ModelProto]] = {}
+
+    def attempt(keep: Sequence[str]) -> Loss:
+        key = frozenset(keep)
+        if key not in tried:
+            built = form.build(model, ranges, tuple(keep))
+            tried[key] = judge.loss(play(built)), built
+        return tried[key][0]
+
+    layers = [layer for layer in layers_of(model) if form.quantises(layer)]
+    if not layers:
+        raise GenedgeError(f"no layer of the graph can be quantised as {form.variant}")
+    progress(f"{form.variant}: all {len(layers)} layers")
+    curve = [Point((), attempt(()))]
+    damages: tuple[Damage, ...] = ()
+    if len(layers) > 1:
+        damages = rank(model, form, ranges, play, judge, progress)
+    order = [damage.layer.name for damage in damages]
+    counts = sorted({round(place) for place in np.linspace(1, max(1, len(order) - 1), min(MAX_CURVE, len(order)))})
+    for count in counts if len(order) > 1 else []:
+        reached = [point for point in curve if budget.met(point.loss)]
+        if len(reached) > 2:  # the curve beyond says nothing new
+            break
+        progress(f"{form.variant}: {count} of {len(layers)} layers in float")
+        curve.append(Point(tuple(order[:count]), attempt(order[:count])))
+    first = next((point for point in curve if budget.met(point.loss)), None)
+    if first is None:
+        best = max(curve, key=lambda point: _goodness(point.loss))
+        return Search(best, False, tuple(curve), damages, tried[frozenset(best.float_layers)][1])
+    keep = list(first.float_layers)
+    for name in reversed(first.float_layers):  # the least harmful first
+        without = [other for other in keep if other != name]
+        progress(f"{form.variant}: {name} back to INT8?")
+        if budget.met(attempt(without)):
+            keep = without
+    ordered = tuple(layer.name for layer in layers if layer.name in keep)
+    return Search(Point(ordered, attempt(keep)), True, tuple(curve), damages, tried[frozenset(keep)][1])
