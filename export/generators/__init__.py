@@ -7,11 +7,12 @@ from pathlib import Path
 from export.checkpoint import Checkpoint, load_state
 from export.generators.base import Generator, LoadedGenerator, State, numberless
 from export.generators.compact import COMPACT
+from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
 from runtime.errors import CheckpointError
 
-GENERATORS: tuple[Generator, ...] = (COMPACT, SRVGG, SRGAN)
+GENERATORS: tuple[Generator, ...] = (COMPACT, SRVGG, SRGAN, MOBILE_RRN)
 
 
 def identify(state: State) -> Generator:

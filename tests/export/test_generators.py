@@ -345,7 +345,6 @@ def test_shipped_weights_beat_bicubic(shipped: Shipped, assets: Callable[[str], 
     [
         "span_x4/team00_SPAN.pth",
         "fsrcnn/fsrcnn_x2.pth",
-        "mobile_rrn/mobile_rrn_16.pth",
         "fast_style_nc8/candy_nc8.pth",
         "cyclegan_horse2zebra/latest_net_G.pth",
         "vgg19_normalised/vgg_normalised_conv1_1.pth",
