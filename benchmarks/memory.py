@@ -37,7 +37,10 @@ STEPS = 1  # 8-bit steps between tiled and whole-frame output
 FIRST, LAST = 200, 2000  # frames
 SAMPLES = 10  # times that memory is read between the two
 MIB = 1 << 20
-DEFAULT_BUNDLES = {"memory": ("sr-x2",), "tiles": ("sr-x2", "srgan-x2", "realesr-animevideov3")}  # a net a family
+DEFAULT_BUNDLES = {
+    "memory": ("sr-x2",),
+    "tiles": ("sr-x2", "srgan-x2", "realesr-animevideov3", "span-x4"),
+}  # a net a family
 CLIP = "video/carphone_pristine.mp4"  # 176x144, 120 frames: small, so that 2000 frames take seconds
 
 FRAME_SIZES = ((288, 352), (211, 317), (97, 131))  # height, width in pixels; the last two are primes

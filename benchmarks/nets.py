@@ -53,6 +53,10 @@ NETS = (
     Net("srgan-x2", "srgan", "srgan_leftthomas/netG_epoch_2_100.pth"),
     Net("srgan-x4", "srgan", "srgan_leftthomas/netG_epoch_4_100.pth"),
     Net("realesr-animevideov3", "srvgg", "realesr_animevideov3/realesr-animevideov3.pth"),
+    Net("span-x4", "span", "span_x4/team00_SPAN.pth"),
+    Net("candy-nc16", "fast-style", "fast_style_nc16/candy_nc16.pth"),
+    Net("mosaic-nc8", "fast-style", "fast_style_nc8/mosaic_nc8.pth"),
+    Net("horse2zebra", "cyclegan", "cyclegan_horse2zebra/latest_net_G.pth"),
 )
 NAMES = tuple(net.name for net in NETS)
 

@@ -1,31 +1,61 @@
-"""Frames to measure a generator with: the user's own photos, or photos that come with scikit-image."""
+"""Frames to measure and calibrate a generator with: a set made by ``python -m calib sample``, the user's own pictures,
+or photos that come with scikit-image."""
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
 
+from calib.index import combined_digest, is_set, read_index
 from runtime.errors import MissingExtraError, UsageError
-from runtime.frames import Frame
+from runtime.frames import Frame, SizeRule
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BUILT_IN = ("astronaut", "coffee", "chelsea", "rocket")  # NASA public domain, and CC0
+HOW_TO_MAKE = "make a set with `python -m calib sample VIDEO -o SET`"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CalibrationSet:
-    """Named frames, ``uint8 (H, W, 3) BGR``, of any size."""
+    """Named frames, ``uint8 (H, W, 3) BGR``, of any size.
 
-    frames: tuple[Frame, ...]
+    ``frames`` may be read from disk on access: each access then reads, checks and decodes the picture again, and raises
+    :class:`UsageError` where it cannot be read or was changed. Only one frame is in memory at a time.
+    ``runs``: frame indices that follow each other in time, for recurrent nets; runs of one frame unless told otherwise.
+    ``size``: (height, width) in pixels that every frame of a sampled set has, else None.
+    """
+
+    frames: Sequence[Frame]
     names: tuple[str, ...]
     source: str
+    runs: tuple[tuple[int, ...], ...] = ()
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            object.__setattr__(self, "runs", tuple((index,) for index in range(len(self.frames))))
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over the SHA-256 of each picture, in their order.
+
+        That of a picture is taken of its file's bytes (a sampled set's are in its index), or of the shape and pixels of
+        a frame in memory. :meth:`fitting` does not change it: it says what the material is.
+        """
+        if isinstance(self.frames, _Files | _Fitted):
+            return self.frames.digest()
+        return _digest_of_pixels(self.frames)
 
     @classmethod
     def built_in(cls) -> CalibrationSet:
@@ -39,20 +69,34 @@ class CalibrationSet:
 
     @classmethod
     def from_paths(cls, paths: Sequence[Path]) -> CalibrationSet:
-        """Read pictures and folders of pictures. Raises :class:`UsageError` for what is no picture."""
-        files = [file for path in paths for file in _pictures(path)]
+        """Pictures, folders of pictures, and sets made by ``python -m calib sample``, in the order given.
+
+        Nothing is decoded yet. Raises :class:`UsageError` for what is not there and for a set whose ``index.json``
+        breaks its contract; what is no picture shows when it is read.
+        """
+        files: list[_File] = []
+        runs: list[tuple[int, ...]] = []
+        sizes: set[tuple[int, int] | None] = set()
+        for path in paths:
+            first = len(files)
+            if path.is_dir() and is_set(path):
+                index = read_index(path)
+                files += [_File(path / picture.file, picture.sha256, index.size) for picture in index.pictures]
+                runs += [tuple(first + place for place in run) for run in index.runs]
+                sizes.add(index.size)
+            else:
+                files += [_File(file) for file in _pictures(path)]
+                runs += [(place,) for place in range(first, len(files))]
+                sizes.add(None)
         if not files:
-            raise UsageError("no pictures were named")
-        frames = []
-        for file in files:
-            try:
-                image = cv2.imdecode(np.fromfile(file, dtype=np.uint8), cv2.IMREAD_COLOR)
-            except cv2.error:  # no bytes at all, or more pixels than OpenCV reads
-                image = None
-            if image is None:
-                raise UsageError(f"{file}: not a picture that OpenCV can read")
-            frames.append(np.asarray(image, dtype=np.uint8))
-        return cls(tuple(frames), tuple(file.stem for file in files), ", ".join(str(path) for path in paths))
+            raise UsageError(f"no pictures were named: {HOW_TO_MAKE}, or name pictures or folders of pictures")
+        return cls(
+            frames=_Files(files),
+            names=tuple(file.path.stem for file in files),
+            source=", ".join(str(path) for path in paths),
+            runs=tuple(runs),
+            size=sizes.pop() if len(sizes) == 1 else None,
+        )
 
     def crops(self, height: int, width: int, count: int) -> Iterator[Frame]:
         """``count`` crops of exactly ``height x width``, each the most detailed of its frame's corners and centre.
@@ -66,19 +110,175 @@ class CalibrationSet:
             if factor > 1:
                 size = (max(width, round(frame.shape[1] * factor)), max(height, round(frame.shape[0] * factor)))
                 frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
-            bottom, right = frame.shape[0] - height, frame.shape[1] - width
-            places = {(y, x) for y in (0, bottom // 2, bottom) for x in (0, right // 2, right)}
-            pieces = [frame[y : y + height, x : x + width] for y, x in sorted(places)]
-            pieces.sort(key=lambda piece: -float(cv2.Laplacian(piece, cv2.CV_32F).std()))
-            yield np.ascontiguousarray(pieces[(index // len(self.frames)) % len(pieces)])
+            places = _places(frame, height, width)
+            top, left = places[(index // len(self.frames)) % len(places)]
+            yield np.ascontiguousarray(frame[top : top + height, left : left + width])
+
+    def fitting(self, rule: SizeRule, fixed: tuple[int, int] | None = None) -> CalibrationSet:
+        """The same material in sizes that a model takes, see ``geometry`` in a bundle's manifest; nothing is enlarged.
+
+        A model of one size, ``fixed`` (height, width), gets the most detailed of each frame's corners and centre, at
+        the same place throughout a run. Else right and bottom are cut down to the rule's multiple.
+
+        Raises :class:`UsageError` for frames that are too small: now where the sizes are known, else when it is read.
+        """
+        fitted = _Fitted(self.frames, self.names, self.runs, rule, fixed)
+        size = fitted.cut(*self.size, self.source) if self.size else fixed
+        if not isinstance(self.frames, _Files | _Fitted):
+            for frame, name in zip(self.frames, self.names, strict=True):
+                fitted.cut(frame.shape[0], frame.shape[1], name)
+        return CalibrationSet(fitted, self.names, self.source, self.runs, size)
+
+
+# --- sequences that read when they are asked --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File:
+    """A picture on disk; what its set's index says about it, where there is one."""
+
+    path: Path
+    sha256: str | None = None
+    size: tuple[int, int] | None = None
+
+    def bytes(self) -> bytes:
+        """The file, its digest checked."""
+        try:
+            if not self.path.is_file():  # a pipe would keep the reader waiting for ever
+                raise UsageError(f"{self.path}: no such picture any more")
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error.strerror or error}") from None
+        if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise UsageError(
+                f"{self.path}: not the picture that the set's index.json describes (its sha256 differs): "
+                "it was changed or damaged; make the set again with `python -m calib sample`"
+            )
+        return data
+
+    def frame(self) -> Frame:
+        """``uint8 (H, W, 3) BGR``."""
+        data = self.bytes()
+        # 80 bytes of PNG can claim a gigapixel, so the header is looked at first
+        if self.size is not None and data[16:24] != struct.pack(">II", self.size[1], self.size[0]):
+            raise UsageError(f"{self.path}: not a PNG of the size {_text(self.size)} that the set's index.json says")
+        try:
+            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:  # no bytes at all, or more pixels than OpenCV reads
+            image = None
+        if image is None or (self.size is not None and image.shape[:2] != self.size):
+            hint = "" if self.path.suffix.lower() in PICTURE_SUFFIXES else f"; from a video, {HOW_TO_MAKE}"
+            raise UsageError(f"{self.path}: not a picture that OpenCV can read{hint}")
+        return np.asarray(image, dtype=np.uint8)
+
+
+class _Files(Sequence[Frame]):
+    """Pictures on disk, read and decoded on access."""
+
+    def __init__(self, files: Sequence[_File]) -> None:
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, place: int) -> Frame: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Files: ...
+    def __getitem__(self, place: int | slice) -> Frame | _Files:
+        if isinstance(place, slice):
+            return _Files(self._files[place])
+        return self._files[place].frame()
+
+    def digest(self) -> str:
+        return combined_digest(file.sha256 or hashlib.sha256(file.bytes()).hexdigest() for file in self._files)
+
+
+class _Fitted(Sequence[Frame]):
+    """Frames cut to what a model takes, on access."""
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        names: tuple[str, ...],
+        runs: tuple[tuple[int, ...], ...],
+        rule: SizeRule,
+        fixed: tuple[int, int] | None,
+    ) -> None:
+        self._frames, self._names, self._rule, self._fixed = frames, names, rule, fixed
+        self._first_of = {index: run[0] for run in runs for index in run}
+        self._place_of: dict[int, tuple[int, int]] = {}  # first frame of a run -> where all of the run is cut
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, place: int) -> Frame: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Frame, ...]: ...
+    def __getitem__(self, place: int | slice) -> Frame | tuple[Frame, ...]:
+        if isinstance(place, slice):
+            return tuple(self[index] for index in range(*place.indices(len(self))))
+        index = range(len(self))[place]  # raises IndexError, and counts from the end
+        frame = self._frames[index]
+        height, width = self.cut(frame.shape[0], frame.shape[1], self._names[index])
+        if (height, width) == frame.shape[:2]:
+            return frame
+        top, left = self._place(index, frame, height, width) if self._fixed else (0, 0)
+        return np.ascontiguousarray(frame[top : top + height, left : left + width])
+
+    def cut(self, height: int, width: int, name: str) -> tuple[int, int]:
+        """(height, width) that is left of a frame; raises :class:`UsageError` for one that is too small."""
+        if self._fixed is not None:
+            wanted, left = self._fixed, self._fixed
+            fits = height >= wanted[0] and width >= wanted[1]
+        else:
+            wanted = self._rule.padded(1, 1)
+            left = (height - height % self._rule.multiple, width - width % self._rule.multiple)
+            fits = self._rule.allows(*left)
+        if not fits:
+            takes = "takes" if self._fixed else "takes no less than"
+            raise UsageError(
+                f"{name}: a frame of {_text((height, width))} is too small, the model {takes} {_text(wanted)} "
+                f"(HEIGHTxWIDTH): make a set with `python -m calib sample VIDEO -o SET --size {_text(wanted)}`"
+            )
+        return left
+
+    def _place(self, index: int, frame: Frame, height: int, width: int) -> tuple[int, int]:
+        first = self._first_of.get(index, index)
+        if first not in self._place_of:
+            start = frame if first == index else self._frames[first]
+            self._place_of[first] = _places(start, height, width)[0]
+        return self._place_of[first]
+
+    def digest(self) -> str:
+        if isinstance(self._frames, _Files | _Fitted):
+            return self._frames.digest()
+        return _digest_of_pixels(self._frames)
+
+
+def _digest_of_pixels(frames: Sequence[Frame]) -> str:
+    return combined_digest(hashlib.sha256(repr(frame.shape).encode() + frame.tobytes()).hexdigest() for frame in frames)
+
+
+def _places(frame: Frame, height: int, width: int) -> list[tuple[int, int]]:
+    """(top, left) of a crop of ``height x width`` in the frame's corners, edges and centre, most detailed first."""
+    bottom, right = frame.shape[0] - height, frame.shape[1] - width
+    places = sorted({(y, x) for y in (0, bottom // 2, bottom) for x in (0, right // 2, right)})
+    detail = {(y, x): float(cv2.Laplacian(frame[y : y + height, x : x + width], cv2.CV_32F).std()) for y, x in places}
+    return sorted(places, key=lambda place: -detail[place])
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _pictures(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
         if not found:
-            raise UsageError(f"{path}: holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+            raise UsageError(f"{path}: holds no picture ({', '.join(PICTURE_SUFFIXES)}): {HOW_TO_MAKE}")
         return found
     if not path.is_file():
-        raise UsageError(f"{path}: no such picture or folder")
+        raise UsageError(f"{path}: no such picture or folder: {HOW_TO_MAKE}")
     return [path]

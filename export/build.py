@@ -111,8 +111,9 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
     """
     import onnx
 
-    from export.onnx_graph import checked, fixed_sizes
-    from export.passes import CANONICAL_OPSET, opset_of
+    from calib.graph import checked, opset_of
+    from export.onnx_graph import fixed_sizes
+    from export.passes import CANONICAL_OPSET
 
     bundle = open_bundle(place)
     lines = []

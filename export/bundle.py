@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +19,7 @@ from export.generators.base import LoadedGenerator, RecurrentState
 from export.parity import Pair, VariantParity, golden_pairs
 from runtime.bundle import PARITY_NAME, Bundle
 from runtime.errors import UsageError
+from runtime.folder import new_folder
 from runtime.frames import Frame
 from runtime.manifest import (
     MANIFEST_NAME,
@@ -55,33 +53,8 @@ def new_bundle_folder(target: Path, *, force: bool) -> Iterator[Path]:
     An existing bundle is kept until the new one is whole. Raises :class:`UsageError` as :func:`refuse_existing` does.
     """
     refuse_existing(target, force=force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with new_folder(target) as temporary:
         yield temporary
-        _sync(temporary)
-        temporary.chmod(0o755)
-        if target.exists():
-            _replace(target, temporary)
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Rename ``new`` to ``target`` and delete what was there; where the rename fails, ``target`` stays what it was."""
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / target.name
-    try:
-        target.rename(old)
-        new.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    finally:
-        if target.exists():  # else the only copy lies in there
-            shutil.rmtree(old.parent)
 
 
 def write_files(
@@ -190,13 +163,3 @@ def _write_picture(folder: Path, name: str, frame: Frame) -> FileRef:
 def _write(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make the disk hold every file before the rename makes them count."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import onnx
 import torch
 
+from calib.graph import checked
 from export import passes
 from export.frame_io import FrameGraph
 from runtime.errors import GenedgeError
@@ -84,16 +85,6 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 def fixed_sizes(port: onnx.ValueInfoProto) -> list[int | None]:
     """The dimensions of an input or output, None for each free one."""
     return [dimension.dim_value or None for dimension in port.type.tensor_type.shape.dim]
-
-
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Run ONNX's checker with strict shape inference; raises :class:`GenedgeError` with its first line."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise GenedgeError(f"the exported graph is not valid ONNX: {first}") from error
-    return model
 
 
 @contextmanager

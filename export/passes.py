@@ -9,16 +9,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from calib.graph import copy_of, copy_tensor, opset_of, replace_nodes, without_unused_initializers
 from runtime.errors import GenedgeError
 
 CANONICAL_OPSET = 17  # the newest that TensorRT 8.5 and 8.6 parse
 CANONICAL_IR = 8
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    return result
 
 
 def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -34,13 +29,6 @@ def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
         item.doc_string = ""
         item.ClearField("metadata_props")
     return result
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            return int(entry.version)
-    raise GenedgeError("the ONNX model names no opset")
 
 
 def constants_as_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -214,16 +202,6 @@ _LOWERINGS: dict[str, _Lowering] = {
 _SAME_MEANING = frozenset({"ScatterElements", "ScatterND"})
 
 
-def without_unused_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop initializers that no node reads."""
-    result = copy_of(model)
-    used = {name for node in result.graph.node for name in node.input} | {port.name for port in result.graph.output}
-    kept = [tensor for tensor in result.graph.initializer if tensor.name in used]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
-    return result
-
-
 def with_dimension_names(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:
     """Rename free dimensions of inputs and outputs; the exporter calls them s53 or ``2*h``."""
     result = copy_of(model)
@@ -232,20 +210,3 @@ def with_dimension_names(model: onnx.ModelProto, names: dict[str, str]) -> onnx.
             if dimension.dim_param in names:
                 dimension.dim_param = names[dimension.dim_param]
     return result
-
-
-def copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    result = onnx.TensorProto()
-    result.CopyFrom(tensor)
-    return result
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
-    """Set the graph's node list (protobuf's repeated fields cannot be assigned)."""
-    copies = []
-    for node in nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from export import passes
+from calib.graph import checked, copy_of, replace_nodes, without_unused_initializers
 from export.config import Fp16
-from export.onnx_graph import checked
 from runtime.errors import GenedgeError
 
 #: Operators that lose too much, or overflow, in float16 (sums over a whole picture, coordinates).
@@ -43,7 +42,7 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
         GenedgeError: ``settings.keep`` names a node that does not exist, or the graph has subgraphs.
     """
     settings = settings or Fp16()
-    model = passes.copy_of(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    model = copy_of(onnx.shape_inference.infer_shapes(model, strict_mode=True))
     graph = model.graph
     if any(
         attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in _attributes(graph)
@@ -105,10 +104,10 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
         for name, current in zip(outputs, node.output, strict=True):
             if name != current:
                 nodes.append(helper.make_node("Cast", [current], [name], name=f"{name}.to_fp32", to=TensorProto.FLOAT))
-    passes.replace_nodes(graph, nodes)
+    replace_nodes(graph, nodes)
     graph.initializer.extend(added.values())
     graph.ClearField("value_info")
-    return checked(passes.without_unused_initializers(model))
+    return checked(without_unused_initializers(model))
 
 
 def _attributes(graph: onnx.GraphProto) -> Iterable[onnx.AttributeProto]:

@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="time a bundle's variants side by side, without video around them")
     bench.add_argument("bundle", metavar="BUNDLE")
     _engine_options(bench)
-    bench.add_argument("--size", type=_size, default=(360, 640), metavar="HxW", help="frame size (default: 360x640)")
+    bench.add_argument(
+        "--size", type=frame_size, default=(360, 640), metavar="HxW", help="frame size (default: 360x640)"
+    )
     bench.add_argument(
         "--rounds", type=_count, default=20, metavar="N", help="timed frames of each variant (default: 20)"
     )
@@ -178,7 +180,8 @@ def _rate(text: str) -> Fraction:
     return rate
 
 
-def _size(text: str) -> tuple[int, int]:
+def frame_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels of an option HxW; for argparse."""
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and 0 < int(height) <= 16384 and 0 < int(width) <= 16384):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, for example 360x640")

@@ -178,17 +178,7 @@ class Manifest:
 
 def parse_manifest(text: str | bytes) -> Manifest:
     """Read the text of a manifest. Raises :class:`ManifestError` with the place of the first mistake."""
-    if len(text) > MAX_BYTES:
-        raise ManifestError(f"manifest: {len(text)} bytes, more than the {MAX_BYTES} allowed")
-    try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")  # json.loads would take UTF-16 and a byte order mark as well
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-        # 1e999 and half a surrogate pair can be read, but neither written again nor printed
-        json.dumps(content, allow_nan=False, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"manifest: not valid JSON ({error})") from None
-    top = _Reader(content, "manifest")
+    top = json_object(text, "manifest")
     version = top.integer("format", 1, 1 << 31)
     if version > FORMAT:
         raise ManifestError(
@@ -253,6 +243,24 @@ def parse_manifest(text: str | bytes) -> Manifest:
         ),
         face=face,
     )
+
+
+def json_object(text: str | bytes, place: str, at_most: int = MAX_BYTES) -> _Reader:
+    """Strict reading of one JSON object from outside: size, encoding, keys, numbers; ``place`` begins every complaint.
+
+    Raises :class:`ManifestError`.
+    """
+    if len(text) > at_most:
+        raise ManifestError(f"{place}: {len(text)} bytes, more than the {at_most} allowed")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")  # json.loads would take UTF-16 and a byte order mark as well
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        # 1e999 and half a surrogate pair can be read, but neither written again nor printed
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place}: not valid JSON ({error})") from None
+    return _Reader(content, place)
 
 
 def safe_member(folder: Path, name: str) -> Path:

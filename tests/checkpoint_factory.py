@@ -1,7 +1,7 @@
 """Tiny random generators under the names that their publishers gave the weights, and files to save them in.
 
 The nets are written here from the published layouts, apart from :mod:`export.generators`, so that the two can be
-compared. They take and give ``float32 (N, 3, H, W) RGB 0..1``.
+compared. They take and give ``float32 (N, 3, H, W) RGB``, 0..1 where nothing else is said.
 """
 
 from __future__ import annotations
@@ -200,21 +200,198 @@ def mobile_rrn() -> MobileRrn:
     return net
 
 
+class SpanConv(nn.Module):
+    """SPAN's ``Conv3XC``. As trained, the file also has ``eval_conv``, merged at some time in the past."""
+
+    def __init__(self, inputs: int, outputs: int, *, trained: bool) -> None:
+        super().__init__()
+        self.trained = trained
+        if trained:
+            self.sk = nn.Conv2d(inputs, outputs, 1)
+            first, last = nn.Conv2d(inputs, 2 * inputs, 1), nn.Conv2d(2 * outputs, outputs, 1)
+            self.conv = nn.Sequential(first, nn.Conv2d(2 * inputs, 2 * outputs, 3), last)
+        self.eval_conv = convolution(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(functional.pad(x, (1, 1, 1, 1))) + self.sk(x) if self.trained else self.eval_conv(x)
+
+
+class SpanBlock(nn.Module):
+    def __init__(self, width: int, *, trained: bool) -> None:
+        super().__init__()
+        self.c1_r = SpanConv(width, width, trained=trained)
+        self.c2_r = SpanConv(width, width, trained=trained)
+        self.c3_r = SpanConv(width, width, trained=trained)
+        self.act1 = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        out1 = self.c1_r(x)
+        out3 = self.c3_r(self.act1(self.c2_r(self.act1(out1))))
+        return (out3 + x) * (torch.sigmoid(out3) - 0.5), out1
+
+
+class Span(nn.Module):
+    """hongyuanyu/SPAN: ``conv_1 block_1..N conv_cat conv_2 upsampler``; ``no_norm`` is neosr's."""
+
+    def __init__(self, scale: int, width: int, depth: int, *, trained: bool = False, normed: bool = True) -> None:
+        super().__init__()
+        self.depth, self.normed = depth, normed
+        if not normed:
+            self.register_buffer("no_norm", torch.zeros(1))
+        self.conv_1 = SpanConv(3, width, trained=trained)
+        for number in range(depth):
+            setattr(self, f"block_{number + 1}", SpanBlock(width, trained=trained))
+        self.conv_cat = nn.Conv2d(4 * width, width, 1)
+        self.conv_2 = SpanConv(width, width, trained=trained)
+        self.upsampler = nn.Sequential(convolution(width, 3 * scale**2), nn.PixelShuffle(scale))
+
+    def forward(self, image: Tensor) -> Tensor:
+        mean = torch.tensor([[[0.4488]], [[0.4371]], [[0.4040]]])
+        first = self.conv_1((image - mean) * 255 if self.normed else image)
+        features, outputs = first, []
+        for number in range(self.depth):
+            features, inside = getattr(self, f"block_{number + 1}")(features)
+            outputs.append(features)
+        return self.upsampler(self.conv_cat(torch.cat([first, self.conv_2(features), outputs[0], inside], 1)))
+
+
+class StyleConv(nn.Module):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv2d, self.pad = nn.Conv2d(inputs, outputs, kernel, stride), nn.ReflectionPad2d(kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(self.pad(x))
+
+
+class StyleBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.in1 = StyleConv(width, width, 3), nn.InstanceNorm2d(width, affine=True)
+        self.conv2, self.in2 = StyleConv(width, width, 3), nn.InstanceNorm2d(width, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.in2(self.conv2(self.in1(self.conv1(x)).relu())) + x
+
+
+class FastStyle(nn.Module):
+    """``TransformerNet`` of pytorch/examples, RGB 0..255 on both sides."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        sizes = [3, width, 2 * width, 4 * width, 2 * width, width]
+        for number in range(1, 6):
+            name = f"conv{number}" if number < 4 else f"deconv{number - 3}"
+            layer = StyleConv(sizes[number - 1], sizes[number], 9 if number == 1 else 3, 2 if number in (2, 3) else 1)
+            setattr(self, name, layer)
+            setattr(self, f"in{number}", nn.InstanceNorm2d(sizes[number], affine=True))
+        for number in range(depth):
+            setattr(self, f"res{number + 1}", StyleBlock(4 * width))
+        self.deconv3 = StyleConv(width, 3, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in (1, 2, 3):
+            x = getattr(self, f"in{number}")(getattr(self, f"conv{number}")(x)).relu()
+        for number in range(self.depth):
+            x = getattr(self, f"res{number + 1}")(x)
+        for number in (1, 2):
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = getattr(self, f"in{number + 3}")(getattr(self, f"deconv{number}")(x)).relu()
+        return self.deconv3(x)
+
+
+class SeparableConv(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        depthwise = nn.Conv2d(inputs, inputs, 3, groups=inputs)
+        self.conv = nn.Sequential(depthwise, nn.InstanceNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class CycleGanBlock(nn.Module):
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class CycleGan(nn.Module):
+    """junyanz' ``ResnetGenerator`` and GAN Compression's ``SubMobileResnetGenerator``, RGB -1..1 on both sides."""
+
+    def __init__(
+        self,
+        ends: tuple[int, int, int, int, int],
+        hidden: tuple[int, ...],
+        *,
+        separable: bool = False,
+        dropout: bool = False,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        a, b, c, d, e = ends
+        norm = nn.BatchNorm2d if batch_norm else nn.InstanceNorm2d
+        bias, drop = not batch_norm, [nn.Dropout(0.5)] if dropout else []
+
+        def conv(inputs: int, outputs: int) -> nn.Module:
+            return SeparableConv(inputs, outputs) if separable else nn.Conv2d(inputs, outputs, 3, bias=bias)
+
+        def block(width: int) -> CycleGanBlock:
+            first = [nn.ReflectionPad2d(1), conv(c, width), norm(width), nn.ReLU()]
+            return CycleGanBlock([*first, *drop, nn.ReflectionPad2d(1), conv(width, c), norm(c)])
+
+        def down(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=bias), norm(outputs), nn.ReLU()]
+
+        def up(inputs: int, outputs: int) -> list[nn.Module]:
+            layer = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=bias)
+            return [layer, norm(outputs), nn.ReLU()]
+
+        self.model = nn.Sequential(
+            nn.ReflectionPad2d(3), nn.Conv2d(3, a, 7, bias=bias), norm(a), nn.ReLU(),
+            *down(a, b), *down(b, c), *map(block, hidden), *up(c, d), *up(d, e),
+            nn.ReflectionPad2d(3), nn.Conv2d(e, 3, 7), nn.Tanh(),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+
 @dataclass(frozen=True)
 class Published:
-    """A tiny net in a published layout, and what a reader has to find out about it."""
+    """A tiny net in a published layout, and what a reader has to find out about it.
+
+    ``range`` are the values of black and white on both sides; ``unread`` is a pattern of names whose values the reader
+    does not use.
+    """
 
     id: str
     family: str
     make: Callable[[], nn.Module]
     scale: int
     facts: dict[str, int | str] = field(default_factory=dict)
+    range: tuple[float, float] = (0.0, 1.0)
+    unread: str = ""
 
     def net(self) -> nn.Module:
         return randomised(self.make())
 
     def state(self) -> dict[str, Tensor]:
         return dict(self.net().state_dict())
+
+    def pictures(self, count: int = 1, seed: int = 0) -> Tensor:
+        """:func:`pictures` in the range of the net."""
+        low, high = self.range
+        return pictures(count, seed=seed) * (high - low) + low
+
+    def as_bgr(self, image: Tensor) -> Tensor:
+        """``RGB`` in the range of the net to ``BGR 0..255``."""
+        low, high = self.range
+        return (image.flip(1) - low) * (255 / (high - low))
 
 
 PUBLISHED = (
@@ -250,6 +427,48 @@ PUBLISHED = (
         3,
         {"layout": "Lornatang", "width": 6, "depth": 1},
     ),
+    Published("span-x4", "span", lambda: Span(4, 6, 2), 4, {"width": 6, "blocks": 2, "form": "merged"}),
+    Published(
+        "span-x2-trained",
+        "span",
+        lambda: Span(2, 4, 3, trained=True),
+        2,
+        {"width": 4, "blocks": 3, "form": "trained"},
+        unread=r".*\.eval_conv\..*",
+    ),
+    Published(
+        "span-x3-uncentred",
+        "span",
+        lambda: Span(3, 4, 1, normed=False),
+        3,
+        {"width": 4, "blocks": 1, "form": "merged"},
+        unread="no_norm",
+    ),
+    Published("fast-style", "fast-style", lambda: FastStyle(4, 2), 1, {"width": 4, "depth": 2}, (0.0, 255.0)),
+    Published(
+        "cyclegan",
+        "cyclegan",
+        lambda: CycleGan((4, 8, 16, 8, 4), (16, 16)),
+        1,
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "instance"},
+        (-1.0, 1.0),
+    ),
+    Published(
+        "cyclegan-compressed",
+        "cyclegan",
+        lambda: CycleGan((4, 6, 12, 8, 5), (8, 12, 6), separable=True, dropout=True),
+        1,
+        {"width": 4, "blocks": 3, "convolutions": "separable", "norm": "instance"},
+        (-1.0, 1.0),
+    ),
+    Published(
+        "cyclegan-batch-norm",
+        "cyclegan",
+        lambda: CycleGan((4, 6, 8, 6, 4), (8, 8), dropout=True, batch_norm=True),
+        1,
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch"},
+        (-1.0, 1.0),
+    ),
 )
 
 
@@ -267,8 +486,8 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
 
     last: nn.Conv2d | None = None
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            last = module
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            last = module if isinstance(module, nn.Conv2d) else last
             reach = module.weight[0].numel() ** -0.5 * 1.7
             uniform(module.weight, -reach, reach)
             if module.bias is not None:
@@ -280,10 +499,20 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
             uniform(module.bias, -0.3, 0.3)
             uniform(module.running_mean, -0.3, 0.3)
             uniform(module.running_var, 0.4, 1.6)
+        elif isinstance(module, nn.InstanceNorm2d) and module.affine:
+            uniform(module.weight, 0.5, 1.5)
+            uniform(module.bias, -0.3, 0.3)
     assert last is not None
     last.weight *= 0.3
-    if isinstance(net, LornatangSrgan):
+    if isinstance(net, LornatangSrgan | Span):
         last.bias += 0.5
+    if isinstance(net, Span) and net.normed:
+        first = net.conv_1.conv[0] if net.conv_1.trained else net.conv_1.eval_conv
+        for layer in (first, net.conv_1.sk) if net.conv_1.trained else (first,):
+            layer.weight /= 64  # what it takes is 0..255
+    if isinstance(net, FastStyle):
+        last.weight *= 120
+        last.bias += 127
     return net.eval()
 
 

@@ -80,6 +80,8 @@ def test_the_commands_run_in_their_order(folder: Path) -> None:
     assert (folder / "out.mp4").stat().st_size > 0
     assert len(list(folder.glob("frames_*.png"))) == 3
     assert (folder / "report.json").stat().st_size > 0
+    assert len(list((folder / "material").glob("*.png"))) > 1
+    assert (folder / "material-inspect" / "contact_sheet.png").stat().st_size > 0
 
 
 def test_the_python_example_runs(folder: Path) -> None:
@@ -98,7 +100,7 @@ def test_the_python_example_runs(folder: Path) -> None:
 
 
 def test_help_and_readme_name_the_same_verbs() -> None:
-    for package in ("export", "runtime"):
+    for package in ("export", "calib", "runtime"):
         done = subprocess.run(
             [sys.executable, "-m", package, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )

@@ -7,8 +7,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from runtime.errors import CheckpointError
 from runtime.frames import SizeRule
@@ -109,6 +111,22 @@ def outputs_of(state: State, key: str) -> int:
     return int(state[key].shape[0]) if state[key].ndim else 0
 
 
+def kernel_of(state: State, key: str, family: str) -> tuple[int, int, int, int]:
+    """The shape of the kernel ``state[key]``, from which a net is going to be built.
+
+    Raises :class:`CheckpointError` where it is missing, empty, or not the kernel of a 2-D convolution.
+    """
+    weight = state.get(key)
+    if weight is None:
+        raise CheckpointError(f"the checkpoint looks like {family}, but it lacks {key}")
+    if weight.ndim != 4 or weight.numel() == 0:
+        raise CheckpointError(
+            f"the checkpoint looks like {family}, but {key} is {list(weight.shape)}, no kernel of a convolution"
+        )
+    first, second, height, width = map(int, weight.shape)
+    return first, second, height, width
+
+
 def is_convolution(state: State, key: str, inputs: int | None = None) -> bool:
     """Whether ``state[key]`` is a square 2-D kernel, and takes ``inputs`` channels."""
     weight = state.get(key)
@@ -171,9 +189,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def fold_input(conv: nn.Conv2d) -> None:
-    """Let a first convolution take BGR 0..255 instead of RGB 0..1, in place. Exact, since zero padding stays zero."""
-    conv.weight.data = conv.weight.data[:, list(_BGR)] / 255
+def fold_input(conv: nn.Conv2d, low: float = 0.0, high: float = 1.0) -> None:
+    """Let a first convolution take BGR 0..255 instead of RGB ``low``..``high``, in place.
+
+    Exact where ``low`` is 0, since zero padding stays zero, and for any ``low`` where the frame is padded with its own
+    pixels.
+    """
+    if low:
+        shift = conv.weight.sum(dim=(1, 2, 3)) * low
+        conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias + shift, requires_grad=False)
+    conv.weight.data = conv.weight.data[:, list(_BGR)] * (high - low) / 255
 
 
 def fold_output(conv: nn.Conv2d, shuffled: int = 1, factor: float = 255.0) -> None:
@@ -185,6 +210,16 @@ def fold_output(conv: nn.Conv2d, shuffled: int = 1, factor: float = 255.0) -> No
     conv.weight.data = conv.weight.data[order] * factor
     if conv.bias is not None:
         conv.bias.data = conv.bias.data[order] * factor
+
+
+def fold_batch_norms(layers: nn.Sequential) -> None:
+    """Fold every batch norm into the convolution right before it, in place."""
+    for place, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            conv = layers[place - 1]
+            transposed = isinstance(conv, nn.ConvTranspose2d)
+            layers[place - 1] = fuse_conv_bn_eval(cast(nn.Conv2d, conv), layer, transpose=transposed)
+            layers[place] = nn.Identity()
 
 
 def with_folded_ends(net: nn.Module, layers: str, scale: int) -> nn.Module:

@@ -92,13 +92,13 @@ def _detect(state: State) -> bool:
 
 def _load(state: State) -> LoadedGenerator:
     width = outputs_of(state, "conv_first.weight")
-    depth = last_index(state, r"trunk\.(\d+)\.conv1\.weight", "mobile_rrn") + 1
-    scale = scale_from_channels("mobile_rrn", outputs_of(state, "conv_last.weight"))
+    depth = last_index(state, r"trunk\.(\d+)\.conv1\.weight", "mobile-rrn") + 1
+    scale = scale_from_channels("mobile-rrn", outputs_of(state, "conv_last.weight"))
     with torch.device("meta"):
         net = MobileRrnNet(width, depth, scale)
-    load_strictly(net, state, "mobile_rrn")
+    load_strictly(net, state, "mobile-rrn")
     return LoadedGenerator(
-        "mobile_rrn",
+        "mobile-rrn",
         net,
         scale,
         input_range=(0.0, 255.0),
@@ -111,7 +111,7 @@ def _load(state: State) -> LoadedGenerator:
 
 
 MOBILE_RRN = Generator(
-    id="mobile_rrn",
+    id="mobile-rrn",
     title="Mobile RRN, recurrent video super-resolution (MAI 2022 baseline)",
     keys=frozenset(
         f"{layer}.{kind}"

@@ -13,12 +13,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export.generators.base import (
     Generator,
     LoadedGenerator,
     State,
+    fold_batch_norms,
     fold_input,
     fold_output,
     indices,
@@ -105,10 +105,7 @@ class SrganNet(nn.Module):
         """The same net for BGR 0..255 on both sides, its batch norms folded into the convolutions before them."""
         net = copy.deepcopy(self).eval()
         for layers in (*(cast(_Residual, block).layers for block in net.trunk), net.middle):
-            for place, layer in enumerate(layers):
-                if isinstance(layer, nn.BatchNorm2d):
-                    layers[place - 1] = fuse_conv_bn_eval(cast(nn.Conv2d, layers[place - 1]), layer)
-                    layers[place] = nn.Identity()
+            fold_batch_norms(layers)
         fold_input(cast(nn.Conv2d, net.head[0]))
         fold_output(net.tail, factor=1.0 if net.tanh else 255.0)
         net.gain = 255.0

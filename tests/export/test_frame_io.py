@@ -264,12 +264,22 @@ def test_reach_beyond_the_limit_counts_as_global() -> None:
         ("compact-x2", 3),
         ("srvgg-x4", 4),
         ("srgan-leftthomas-x4", 4 + 2 * 2 + 1 + 1 + 1 + 1),  # ends of 9x9, two blocks, middle, and the enlarged part
+        ("span-x4", 1 + 2 * 3 + 1 + 1),
     ],
 )
 def test_halo_of_the_families(id: str, wanted: int) -> None:
     loaded_ = loaded(id)
     rule = loaded_.size_rule
     assert measured_halo(FrameGraph(loaded_).eval(), rule.minimum, rule.multiple, loaded_.scale) == wanted
+
+
+@pytest.mark.parametrize("id", ["fast-style", "cyclegan", "cyclegan-compressed"])
+def test_families_with_instance_norm_have_no_halo(id: str) -> None:
+    loaded_ = loaded(id)
+    rule = loaded_.size_rule
+    with pytest.raises(ValueError, match="reaches beyond 60 pixels"):
+        measured_halo(FrameGraph(loaded_).eval(), rule.minimum, rule.multiple, 1, limit=60)
+    assert not loaded_.tileable
 
 
 # --- tiles with the measured halo -------------------------------------------------------------------------------------
@@ -334,6 +344,19 @@ def test_tiles_with_the_measured_halo_equal_the_whole_frame(
     whole = through_graph(generator(graph.net, scale), image[None])[0]
     tile = rule.padded(2 * halo + room * cell, 1)[0]
     assert np.array_equal(tiled(graph, scale, image, tile, halo, rule), whole)
+
+
+def test_tiles_of_a_translation_net_with_strides_and_reflection() -> None:
+    loaded_ = loaded("cyclegan-batch-norm")
+    assert loaded_.tileable
+    graph, rule = FrameGraph(loaded_).eval(), loaded_.size_rule
+    halo = measured_halo(graph, rule.minimum, rule.multiple, 1)
+    assert 20 < halo < 60
+    image = frame(168, 204)
+    tile = rule.padded(2 * halo + 16, 1)[0]
+    assert tile < 168
+    whole = through_graph(loaded_, image[None])[0].astype(int)
+    assert np.abs(tiled(graph, 1, image, tile, halo, rule) - whole).max() <= 1
 
 
 def test_a_smaller_halo_would_leave_seams() -> None:

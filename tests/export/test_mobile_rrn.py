@@ -71,8 +71,8 @@ def published_run(net: MobileRrn, images: Frames) -> Frames:
 
 def test_only_its_own_detector_fires(generator: LoadedGenerator) -> None:
     state = mobile_rrn().state_dict()
-    assert [family.id for family in GENERATORS if family.detect(state)] == ["mobile_rrn"]
-    assert (generator.family, generator.scale, generator.tileable) == ("mobile_rrn", 4, False)
+    assert [family.id for family in GENERATORS if family.detect(state)] == ["mobile-rrn"]
+    assert (generator.family, generator.scale, generator.tileable) == ("mobile-rrn", 4, False)
     assert dict(generator.facts) == {"width": 6, "depth": 2}
     assert generator.states == (RecurrentState("previous"), RecurrentState("hidden", "next_hidden", 6))
 
@@ -114,7 +114,7 @@ def test_files_that_do_not_fit_are_refused_by_name() -> None:
     for missing in state:
         message = refusal({name: tensor for name, tensor in state.items() if name != missing})
         if missing in ("conv_first.weight", "trunk.0.conv1.weight", "conv_last.weight", "conv_hidden.weight"):
-            assert "nearest family is mobile_rrn" in message
+            assert "nearest family is mobile-rrn" in message
         elif missing == "trunk.1.conv1.weight":  # looks like a shallower net
             assert "it has trunk.1.conv1.bias, " in message
         else:
@@ -355,7 +355,7 @@ def clip_frames(path: Path, count: int) -> Iterator[Frame]:
 def test_real_weights(width: int, parameters: int, assets: Finder) -> None:
     """On frames of a clip reduced by 4: like the published net, above bicubic, and better for keeping the state."""
     generator, checkpoint = load_generator(assets(f"weights/mobile_rrn/mobile_rrn_{width}.pth"))
-    assert (generator.family, generator.scale) == ("mobile_rrn", 4)
+    assert (generator.family, generator.scale) == ("mobile-rrn", 4)
     assert dict(generator.facts) == {"width": width, "depth": 5}
     assert sum(parameter.numel() for parameter in generator.net.parameters()) == parameters
     large = [image[:360, :640] for image in clip_frames(assets("video/short_hamilton_clip.mp4"), 12)]

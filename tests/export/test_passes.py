@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calib.graph import copy_of, copy_tensor, opset_of, replace_nodes, without_unused_initializers
 from export import passes
 from runtime.errors import GenedgeError
 
@@ -53,7 +54,7 @@ def lowered(model: onnx.ModelProto) -> onnx.ModelProto:
     before = model.SerializeToString()
     result = passes.lowered_to_opset_17(model)
     assert model.SerializeToString() == before  # a pass changes nothing but its result
-    assert (passes.opset_of(result), result.ir_version) == (17, 8)
+    assert (opset_of(result), result.ir_version) == (17, 8)
     onnx.checker.check_model(result, full_check=True)
     for wanted, found in zip(outputs_of(model), outputs_of(result), strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -240,7 +241,7 @@ def test_a_graph_of_opset_17_only_gets_its_ir_version() -> None:
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], opset=17)
     model.ir_version = 10
     result = passes.lowered_to_opset_17(model)
-    assert (passes.opset_of(result), result.ir_version) == (17, 8)
+    assert (opset_of(result), result.ir_version) == (17, 8)
     assert result.graph == model.graph
 
 
@@ -340,7 +341,7 @@ def test_unused_initializers_are_dropped_and_used_ones_stay() -> None:
     node = helper.make_node("Add", ["x", "used"], ["y"])
     one = np.ones(1, np.float32)
     model = graph_of([node], ["y", "constant_output"], used=one, unused=one, constant_output=one)
-    result = passes.without_unused_initializers(model)
+    result = without_unused_initializers(model)
     assert [tensor.name for tensor in result.graph.initializer] == ["used", "constant_output"]
     assert len(model.graph.initializer) == 3
 
@@ -361,13 +362,13 @@ def test_dimension_names_are_exchanged_at_both_ends() -> None:
 def test_replace_nodes_takes_nodes_of_the_same_graph() -> None:
     nodes = [helper.make_node("Relu", ["x"], ["r"], name="first"), helper.make_node("Neg", ["r"], ["y"], name="second")]
     graph = graph_of(nodes).graph
-    passes.replace_nodes(graph, list(reversed(graph.node)))
+    replace_nodes(graph, list(reversed(graph.node)))
     assert [node.name for node in graph.node] == ["second", "first"]
 
 
 def test_copies_share_nothing() -> None:
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], c=np.ones(1, np.float32))
-    copy, tensor = passes.copy_of(model), passes.copy_tensor(model.graph.initializer[0])
+    copy, tensor = copy_of(model), copy_tensor(model.graph.initializer[0])
     copy.graph.node[0].op_type = "Neg"
     tensor.name = "other"
     assert (model.graph.node[0].op_type, model.graph.initializer[0].name) == ("Relu", "c")

@@ -16,7 +16,7 @@ from runtime.errors import GenedgeError
 from runtime.metrics import psnr
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
-FAMILIES = ["compact-x2", "srvgg-x4", "srgan-leftthomas-x4"]
+FAMILIES = ["compact-x2", "srvgg-x4", "srgan-leftthomas-x4", "span-x4", "fast-style", "cyclegan-compressed"]
 SHAPE = (1, 4, 6, 8)
 
 

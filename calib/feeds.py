@@ -1,0 +1,105 @@
+"""What goes into a graph while it is calibrated: frames, states that are fed back, and condition codes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.frames import Frame
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class StateRule:
+    """How a state input is filled: ``source`` is the output, or the input, of the step before that becomes it.
+
+    At the start of a run it is the current ``frame``, or zeros of ``channels`` at the frame's size.
+    """
+
+    name: str
+    source: str
+    initial: str = "zeros"
+    channels: int = 0
+
+
+@dataclass(frozen=True)
+class CodeRule:
+    """A condition input of ``shape`` (without the batch): values are drawn from ``choices``, a new code each frame."""
+
+    name: str
+    shape: tuple[int, ...]
+    choices: tuple[float, ...] = (-1.0, 1.0)
+
+
+@dataclass
+class Feed:
+    """The inputs of one step. ``accept`` takes its outputs, for states of the next one."""
+
+    inputs: Arrays
+    last_of_run: bool
+    _carry: Arrays = field(default_factory=dict)
+    _rules: tuple[StateRule, ...] = ()
+
+    def accept(self, outputs: Mapping[str, NDArray[Any]]) -> None:
+        for rule in self._rules:
+            self._carry[rule.name] = outputs[rule.source] if rule.source in outputs else self.inputs[rule.source]
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """Runs of consecutive frames ``uint8 (H, W, 3) BGR``; a net without state has runs of one frame.
+
+    ``frames`` may decode lazily: a frame is asked for when its step comes. ``digest`` names the material.
+    """
+
+    frames: Sequence[Frame]
+    digest: str
+    runs: tuple[tuple[int, ...], ...] = ()
+    states: tuple[StateRule, ...] = ()
+    codes: tuple[CodeRule, ...] = ()
+    frame_input: str = "frame"
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self._runs())
+
+    def _runs(self) -> tuple[tuple[int, ...], ...]:
+        return self.runs or tuple((index,) for index in range(len(self.frames)))
+
+    def steps(self, skip: int = 0) -> Iterator[tuple[int, Feed]]:
+        """(number, feed) of every step after the first ``skip``, which must end a run."""
+        step = 0
+        for run in self._runs():
+            if step + len(run) <= skip:
+                step += len(run)
+                continue
+            carry: Arrays = {}
+            for place, index in enumerate(run):
+                frame = np.ascontiguousarray(self.frames[index])[None]
+                inputs: Arrays = {self.frame_input: frame}
+                for rule in self.states:
+                    inputs[rule.name] = carry[rule.name] if rule.name in carry else _initial(rule, frame)
+                for code in self.codes:
+                    inputs[code.name] = self._code(code, step)
+                feed = Feed(inputs, place == len(run) - 1, carry, self.states)
+                yield step, feed
+                step += 1
+
+    def _code(self, rule: CodeRule, step: int) -> NDArray[np.float32]:
+        """The code of a step: the same in every pass, another in every step."""
+        seed = hashlib.sha256(f"{self.seed} {rule.name} {step}".encode()).digest()
+        draw = np.random.default_rng(int.from_bytes(seed[:8], "little"))
+        return draw.choice(np.array(rule.choices, dtype=np.float32), size=(1, *rule.shape))
+
+
+def _initial(rule: StateRule, frame: NDArray[Any]) -> NDArray[Any]:
+    if rule.initial == "frame":
+        return frame
+    _, height, width, _ = frame.shape
+    return np.zeros((1, rule.channels, height, width), dtype=np.float32)

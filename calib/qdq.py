@@ -1,0 +1,338 @@
+"""INT8 graphs from the float graph and a table of ranges: the TensorRT form, and the form that ONNX Runtime is fast with.
+
+One float graph and one range table serve every engine; see the variants in ``runtime/MANIFEST.md``. Both passes write
+QuantizeLinear and DequantizeLinear pairs of opset 13 and leave arithmetic to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, helper, numpy_helper
+
+from calib.graph import (
+    Index,
+    Names,
+    attribute,
+    checked,
+    copy_of,
+    replace_nodes,
+    set_attribute,
+    topological,
+    without_unused_initializers,
+)
+from calib.layers import Layer, layers_of
+from calib.observers import LEVELS, Range
+from runtime.errors import GenedgeError
+
+Floats = NDArray[np.float32]
+
+U8_LEVELS = 255
+SMALLEST_SCALE = 1e-12  # of a tensor that is zero everywhere; any value will do
+PIXEL_MIDDLE = 128  # pixel - 128 is a signed byte
+
+
+@dataclass(frozen=True)
+class Int8Qdq:
+    """Settings of the TensorRT form (variants ``int8`` and ``int8-strong``).
+
+    Args:
+        keep: names of layers that stay in float.
+        centred: give layers that read the frame ``pixel - 128``, which int8 holds without loss. Symmetric int8 without it
+            has only every second of the 256 pixel values.
+        transposed: quantise ConvTranspose. TensorRT 8 to 10 have wrong-result bugs there, OpenVINO gains much.
+        residuals: quantise the other input of an Add behind a quantised layer, so that TensorRT can fuse the Add.
+        narrow: quantise layers of fewer than 16 input channels, unless these are a multiple of 8. TensorRT pads channels
+            to 32 and gains nothing from them.
+    """
+
+    keep: tuple[str, ...] = ()
+    centred: bool = True
+    transposed: bool = True
+    residuals: bool = False
+    narrow: bool = True
+
+    def quantises(self, layer: Layer) -> bool:
+        if layer.name in self.keep or (layer.op == "ConvTranspose" and not self.transposed):
+            return False
+        return self.narrow or layer.channels_in >= 16 or layer.channels_in % 8 == 0
+
+
+@dataclass(frozen=True)
+class Int8Ort:
+    """Settings of the ONNX Runtime form (variant ``int8-ort``): ``keep`` names layers that stay in float."""
+
+    keep: tuple[str, ...] = ()
+
+    def quantises(self, layer: Layer) -> bool:
+        return layer.name not in self.keep and layer.op != "ConvTranspose"  # the CPU provider has no quantised one
+
+
+def qdq_from_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], settings: Int8Qdq | None = None
+) -> onnx.ModelProto:
+    """The TensorRT form: float32 graph with pairs in front of each layer's input and weights.
+
+    Signed int8 with zero point 0; activations have one scale, weights one per output channel, as a float32 constant with
+    a pair (TensorRT 8 refuses int8 constants). Biases and the outputs of layers stay float. A pair stands in front of a
+    Pad that only moves values, so the Pad can move bytes.
+
+    Raises:
+        GenedgeError: ``keep`` names no layer, no layer is left, or a range is missing.
+    """
+    settings = settings or Int8Qdq()
+    layers = _chosen(model, settings)
+    edit = _Edit(model)
+    for layer in layers:
+        node = edit.node(layer.name)
+        if settings.centred and layer.affine is not None and _centre(edit, node, layer):
+            pass
+        else:
+            scale = _symmetric_scale(_range(ranges, layer.source))
+            _redirect(edit, node, layer.source, edit.pair(layer.source, scale, np.int8(0)))
+        edit.quantise_weights(node, layer)
+    if settings.residuals:
+        _quantise_residuals(edit, layers, ranges)
+    return edit.finished()
+
+
+def ort_from_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], settings: Int8Ort | None = None
+) -> onnx.ModelProto:
+    """The ONNX Runtime form: pairs around every layer, so that each one becomes a QLinearConv.
+
+    Activations are uint8: with zero point 0 behind a ReLU, which then vanishes, asymmetric else. In front of any other
+    activation there is one more pair. Weights are int8 and biases int32 constants. Whatever reads a quantised tensor
+    reads it behind its pair; a float reader beside it would keep the layer in float.
+
+    Raises:
+        GenedgeError: as :func:`qdq_from_graph`.
+    """
+    settings = settings or Int8Ort()
+    layers = _chosen(model, settings)
+    edit = _Edit(model)
+    made: dict[str, tuple[str, np.float32]] = {}  # tensor -> its dequantised form and scale
+
+    def quantised(name: str, known_as: str, layer: Layer | None = None) -> np.float32:
+        """Put a pair behind a tensor, for all its readers, and give its scale."""
+        if name not in made:
+            exact = _exact_pixels(layer.affine) if layer is not None and layer.affine is not None else None
+            scale, zero = exact or _asymmetric_scale(_range(ranges, known_as))
+            pair = edit.pair(name, scale, zero)
+            edit.redirect_readers(name, pair)
+            made[name] = pair, scale
+        return made[name][1]
+
+    for layer in layers:
+        node = edit.node(layer.name)
+        scale = quantised(_undo(node.input[0], made), layer.source, layer)
+        weight_scales = edit.quantise_weights(node, layer, constant=True)
+        if layer.bias is not None:
+            edit.quantise_bias(node, scale * weight_scales)
+        if layer.activation == "Relu":
+            quantised(layer.activated, layer.activated)
+        else:
+            quantised(layer.result, layer.result)
+    return edit.finished()
+
+
+def _chosen(model: onnx.ModelProto, settings: Int8Qdq | Int8Ort) -> list[Layer]:
+    layers = layers_of(model)
+    unknown = set(settings.keep) - {layer.name for layer in layers}
+    if unknown:
+        raise GenedgeError(f"no layer is called {sorted(unknown)[0]}, so it cannot be kept in float")
+    chosen = [layer for layer in layers if settings.quantises(layer)]
+    if not chosen:
+        raise GenedgeError("no layer is left to quantise")
+    return chosen
+
+
+def _range(ranges: Mapping[str, Range], name: str) -> Range:
+    if name not in ranges:
+        raise GenedgeError(f"the range table knows no tensor {name}: it was measured on another graph")
+    return ranges[name]
+
+
+def _symmetric_scale(values: Range) -> np.float32:
+    return np.float32(max(values.magnitude / LEVELS, SMALLEST_SCALE)) if values.magnitude else np.float32(1)
+
+
+def _asymmetric_scale(values: Range) -> tuple[np.float32, np.uint8]:
+    low, high = min(0.0, values.low), max(0.0, values.high)
+    if high == low:
+        return np.float32(1), np.uint8(0)
+    scale = max((high - low) / U8_LEVELS, SMALLEST_SCALE)
+    return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, U8_LEVELS))
+
+
+def _exact_pixels(affine: tuple[float, float]) -> tuple[np.float32, np.uint8] | None:
+    """Scale and zero point that hold ``gain * pixel + offset`` without loss; None where the zero point is no whole number."""
+    gain, offset = affine
+    zero = -offset / gain
+    if not -0.01 <= zero <= U8_LEVELS + 0.01 or abs(zero - round(zero)) > 0.01:
+        return None
+    return np.float32(gain), np.uint8(round(zero))
+
+
+def _undo(name: str, made: Mapping[str, tuple[str, np.float32]]) -> str:
+    """The tensor behind whose pair ``name`` stands, else ``name``."""
+    return next((tensor for tensor, (pair, _) in made.items() if pair == name), name)
+
+
+def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
+    """Feed a layer ``source - middle``, where middle is the value of pixel 128, and correct its bias for it.
+
+    What the layer pads with zeros it must now pad with ``-middle``, so its padding becomes a node. The correction uses the
+    weights as they were: their rounding errors then act on centred pixels only, which is what bias correction wants.
+    """
+    if node.op_type != "Conv" or attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        return False
+    assert layer.affine is not None
+    gain, offset = layer.affine
+    middle = np.float32(gain * PIXEL_MIDDLE + offset)
+    pads = cast("list[int]", attribute(node, "pads", []))
+    first = _first_reader(edit, node, layer.source)
+    if first is not node and attribute(first, "mode", "constant") == "constant":
+        return False  # a Pad that adds zeros
+    centred = edit.add("Sub", [layer.source, edit.constant(f"{layer.source}.middle", middle)], f"{layer.source}.centred")
+    if any(pads):
+        half = len(pads) // 2
+        full = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)
+        inputs = [centred, edit.constant(f"{node.name}.pads", full), edit.constant(f"{node.name}.border", -middle)]
+        centred = edit.add("Pad", inputs, f"{layer.source}.padded", mode="constant")
+        set_attribute(node, "pads", [0] * len(pads))
+    weights = edit.value(layer.weight)
+    correction = middle * weights.sum(axis=tuple(range(1, weights.ndim)), dtype=np.float64)
+    bias = edit.value(layer.bias) if layer.bias is not None else np.zeros(len(weights), dtype=np.float32)
+    name = edit.constant(f"{node.name}.bias", (bias + correction).astype(np.float32))
+    inputs = list(node.input)[:2]
+    del node.input[:]
+    node.input.extend([*inputs, name])
+    first.input[0] = edit.pair(centred, np.float32(gain), np.int8(0))
+    return True
+
+
+def _first_reader(edit: _Edit, node: NodeProto, source: str) -> NodeProto:
+    """The layer's node, or the Pad in front of it that reads ``source``."""
+    while node.input[0] != source:
+        node = edit.index.producer[node.input[0]]
+    return node
+
+
+def _redirect(edit: _Edit, node: NodeProto, source: str, pair: str) -> None:
+    _first_reader(edit, node, source).input[0] = pair
+
+
+def _quantise_residuals(edit: _Edit, layers: Sequence[Layer], ranges: Mapping[str, Range]) -> None:
+    results = {layer.result for layer in layers}
+    for node in edit.originals:
+        if node.op_type != "Add":
+            continue
+        fed = [place for place in (0, 1) if node.input[place] in results and edit.index.only_reader(node.input[place])]
+        if not fed:
+            continue
+        other = node.input[1 - fed[0]]
+        if other in ranges and not edit.index.is_constant(other):
+            node.input[1 - fed[0]] = edit.pair(other, _symmetric_scale(ranges[other]), np.int8(0))
+
+
+class _Edit:
+    """A graph that is being changed. Tensors keep their names; new ones get fresh names."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = copy_of(model)
+        self._model.graph.ClearField("value_info")
+        self.index = Index(self._model.graph)
+        self._names = Names(self._model.graph)
+        self.originals = list(self._model.graph.node)
+        self._nodes = {node.name: node for node in self.originals if node.name}
+        self._added: list[NodeProto] = []
+        self._pairs: dict[tuple[str, float, int], str] = {}
+
+    def node(self, name: str) -> NodeProto:
+        return self._nodes[name]
+
+    def value(self, name: str) -> Floats:
+        value = self.index.constant(name)
+        assert value is not None, f"{name} is a constant"
+        return np.asarray(value, dtype=np.float32)
+
+    def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        name = self._names.fresh(name)
+        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: int | str) -> str:
+        output = self._names.fresh(output)
+        name = self._names.fresh(f"{output}.node")
+        self._added.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
+
+    def pair(self, name: str, scale: np.float32, zero: np.int8 | np.uint8) -> str:
+        """A tensor behind QuantizeLinear and DequantizeLinear; the same pair is made once."""
+        key = name, float(scale), int(zero)
+        if key not in self._pairs:
+            numbers = [self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero)]
+            small = self.add("QuantizeLinear", [name, *numbers], f"{name}.quantised")
+            self._pairs[key] = self.add("DequantizeLinear", [small, *numbers], f"{name}.dequantised")
+        return self._pairs[key]
+
+    def redirect_readers(self, name: str, to: str) -> None:
+        """Let every node of the original graph that reads ``name`` read ``to``."""
+        for node in self.originals:
+            for place, read in enumerate(node.input):
+                if read == name:
+                    node.input[place] = to
+
+    def quantise_weights(self, node: NodeProto, layer: Layer, *, constant: bool = False) -> Floats:
+        """Put a pair behind the weights, or write them as an int8 ``constant``; gives the scale of each output channel."""
+        weights = self.value(layer.weight)
+        scales = weight_scales(weights, layer.weight_axis)
+        zeros = np.zeros(scales.shape, dtype=np.int8)
+        numbers = [self.constant(f"{layer.weight}.scale", scales), self.constant(f"{layer.weight}.zero", zeros)]
+        axis = {"axis": layer.weight_axis} if layer.weight_axis is not None else {}
+        if constant:
+            shape = _broadcastable(scales, layer.weight_axis, weights.ndim)
+            steps = np.clip(np.round(weights / shape), -LEVELS, LEVELS).astype(np.int8)
+            small = self.constant(f"{layer.weight}.int8", steps)
+        else:
+            small = self.add("QuantizeLinear", [layer.weight, *numbers], f"{layer.weight}.quantised", **axis)
+        node.input[1] = self.add("DequantizeLinear", [small, *numbers], f"{layer.weight}.dequantised", **axis)
+        return scales if scales.ndim else np.full(layer.channels_out, scales, dtype=np.float32)
+
+    def quantise_bias(self, node: NodeProto, scales: Floats) -> None:
+        """The bias as int32 in steps of ``scales`` (input scale times weight scale), as a QLinearConv adds it."""
+        bias = self.value(node.input[2]).astype(np.float64)
+        limits = np.iinfo(np.int32)
+        steps = np.clip(np.round(bias / scales.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+        name = node.input[2]
+        numbers = [
+            self.constant(f"{name}.int32", steps),
+            self.constant(f"{name}.scale", scales.astype(np.float32)),
+            self.constant(f"{name}.zero", np.zeros(len(steps), dtype=np.int32)),
+        ]
+        node.input[2] = self.add("DequantizeLinear", numbers, f"{name}.dequantised", axis=0)
+
+    def finished(self) -> onnx.ModelProto:
+        graph = self._model.graph
+        known = [item.name for item in (*graph.initializer, *graph.input)]
+        replace_nodes(graph, topological([*self.originals, *self._added], known))
+        return checked(without_unused_initializers(self._model))
+
+
+def weight_scales(weights: Floats, axis: int | None) -> Floats:
+    """Scale of each output channel, or one for all; channels that are zero everywhere get 1."""
+    if axis is None:
+        largest = np.asarray(np.max(np.abs(weights)))
+    else:
+        largest = np.max(np.abs(weights), axis=tuple(other for other in range(weights.ndim) if other != axis))
+    return np.where(largest > 0, np.maximum(largest / LEVELS, SMALLEST_SCALE), 1).astype(np.float32)
+
+
+def _broadcastable(scales: Floats, axis: int | None, rank: int) -> Floats:
+    return scales if axis is None else scales.reshape([-1 if place == axis else 1 for place in range(rank)])
