@@ -14,10 +14,10 @@ from calib.dataset import CalibrationSet
 from export import variants
 from export.bundle import add_parity, new_bundle_folder, refuse_existing, without_bf16, write_files
 from export.config import BuildConfig
-from export.frame_io import FrameGraph, measured_halo
+from export.frame_io import FrameGraph, frame_graph, measured_halo
 from export.generators import load_generator
 from export.onnx_graph import graph_from_generator
-from export.parity import VariantParity, measure, parity_frames, record, reference_pairs, tile_difference, tile_frame
+from export.parity import VariantParity, measure, parity_pairs, record, tile_difference, tile_frame
 from export.report import html_report
 from export.shipped import Shipped, find_shipped
 from runtime.bundle import open_bundle
@@ -62,7 +62,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         raise UsageError(
             f"{loaded.family} takes no {config.shape[0]}x{config.shape[1]} frames; the next size is {height}x{width}"
         )
-    graph = FrameGraph(loaded).eval()
+    graph = frame_graph(loaded)
     progress("measuring the halo")
     halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
     progress("exporting to ONNX")
@@ -73,7 +73,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         models["fp16"] = variants.fp16_from_graph(canonical)
     models = {variant: models[variant] for variant in config.variants}
     material = CalibrationSet.from_paths(config.frames) if config.frames else CalibrationSet.built_in()
-    pairs = reference_pairs(loaded, parity_frames(material, loaded.size_rule, config.shape), progress)
+    pairs = parity_pairs(loaded, material, config.shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
         bundle = write_files(
             folder, name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), models,
@@ -95,6 +95,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         extra = {
             "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
             "frames": [list(pair.frame.shape) for pair in pairs],
+            "runs": sum(pair.begins for pair in pairs),  # as many as frames where no state ties them together
             "material": material.source,
             "halo": halo,
             "tile_difference": seams,
@@ -111,6 +112,7 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
     import onnx
 
     from calib.graph import checked, opset_of
+    from export.onnx_graph import fixed_sizes
     from export.passes import CANONICAL_OPSET
 
     bundle = open_bundle(place)
@@ -127,8 +129,15 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
             ("input", model.graph.input, bundle.manifest.inputs),
             ("output", model.graph.output, bundle.manifest.outputs),
         ):
-            found = [(port.name, port.type.tensor_type.elem_type) for port in ports]
-            wanted = [(port.name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))) for port in declared]
+            found = [(port.name, port.type.tensor_type.elem_type, fixed_sizes(port)) for port in ports]
+            wanted = [
+                (
+                    port.name,
+                    onnx.helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype)),
+                    [side if isinstance(side, int) else None for side in port.shape],
+                )
+                for port in declared
+            ]
             if found != wanted:
                 raise GenedgeError(f"{artifact.file}: its {side}s {found} are not those of the manifest {wanted}")
         opset = opset_of(model)

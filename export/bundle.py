@@ -15,8 +15,8 @@ import onnx
 
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
-from export.generators.base import LoadedGenerator
-from export.parity import GOLDEN_FRAMES, Pair, VariantParity
+from export.generators.base import LoadedGenerator, RecurrentState
+from export.parity import Pair, VariantParity, golden_pairs
 from runtime.bundle import PARITY_NAME, Bundle
 from runtime.errors import UsageError
 from runtime.folder import new_folder
@@ -76,7 +76,7 @@ def write_files(
         artifacts[variant] = Artifact(f"model.{variant}.onnx", _write(folder / f"model.{variant}.onnx", data))
     (folder / "golden").mkdir()
     golden = []
-    for index, pair in enumerate(_spread(pairs, GOLDEN_FRAMES)):
+    for index, pair in enumerate(golden_pairs(pairs)):
         golden.append(
             Golden(
                 _write_picture(folder, f"golden/{index}.input.png", pair.frame),
@@ -86,13 +86,17 @@ def write_files(
     scale = loaded.scale
     free: tuple[int | str, ...] = ("n", "h", "w") if shape is None else (1, *shape)
     scaled: tuple[int | str, ...] = ("n", "sh", "sw") if shape is None else (1, shape[0] * scale, shape[1] * scale)
+    frame = Port("frame", "frame", "uint8", (*free, 3))
     manifest = Manifest(
         name=name,
         task=loaded.task,
         generator=loaded.family,
         weights=Weights(checkpoint.sha256, licence, trained_on),
-        inputs=(Port("frame", "frame", "uint8", (*free, 3)),),
-        outputs=(Port("image", "image", "uint8", (*scaled, 3)),),
+        inputs=(frame, *(_state_input(state, frame) for state in loaded.states)),
+        outputs=(
+            Port("image", "image", "uint8", (*scaled, 3)),
+            *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
+        ),
         geometry=Geometry(scale, loaded.size_rule, halo, loaded.tileable, shape),
         artifacts=artifacts,
         limits={key: LIMITS[key] for key in (*models, "bf16") if key in LIMITS},
@@ -100,6 +104,19 @@ def write_files(
     )
     write_manifest(folder, manifest)
     return Bundle(folder, manifest)
+
+
+def _state_input(state: RecurrentState, frame: Port) -> Port:
+    if state.output is None:
+        return Port(state.name, "state", frame.dtype, frame.shape, source=frame.name, initial="frame")
+    output = _state_output(state.output, state, frame)
+    return replace(output, name=state.name, source=output.name, initial="zeros")
+
+
+def _state_output(name: str, state: RecurrentState, frame: Port) -> Port:
+    """Float32 in every variant, since one manifest describes them all."""
+    count, height, width, _ = frame.shape
+    return Port(name, "state", "float32", (count, state.channels, height, width))
 
 
 def without_bf16(bundle: Bundle) -> Bundle:
@@ -135,12 +152,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     temporary = folder / f".{MANIFEST_NAME}"
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(folder / MANIFEST_NAME)
-
-
-def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """``count`` pairs from all over the list, the last one (the odd size) among them."""
-    count = min(count, len(pairs))
-    return [pairs[round(index * (len(pairs) - 1) / max(1, count - 1))] for index in range(count)]
 
 
 def _write_picture(folder: Path, name: str, frame: Frame) -> FileRef:

@@ -172,7 +172,8 @@ def _inspect(options: argparse.Namespace) -> int:
     print(f"trained on: {printable(manifest.weights.trained_on)}")
     print(f"frame size: {size}, halo {geometry.halo}, tileable {'yes' if geometry.tileable else 'no'}")
     for port in (*manifest.inputs, *manifest.outputs):
-        print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}")
+        fed = f", fed by {port.source}, begins as {port.initial}" if port.source else ""
+        print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}{fed}")
     for variant, artifact in manifest.artifacts.items():
         print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
         for engine, figures in artifact.parity.items():

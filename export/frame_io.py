@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.generators.base import LoadedGenerator
+from export.generators.base import LoadedGenerator, RecurrentState
 from runtime.frames import Frame
 
 _BGR_RGB = (2, 1, 0)  # the swap is its own inverse
@@ -23,6 +24,8 @@ class FrameGraph(nn.Module):
     transpose then; at the end transpose, clip, round, and cast last.
     """
 
+    states: tuple[RecurrentState, ...] = ()
+
     def __init__(self, loaded: LoadedGenerator) -> None:
         super().__init__()
         folded = loaded.folded()
@@ -34,17 +37,54 @@ class FrameGraph(nn.Module):
 
     def values(self, frame: Tensor) -> Tensor:
         """The output before rounding: ``float32 (N, 3, sH, sW) BGR``, about 0..255."""
-        planes = frame.to(torch.float32).permute(0, 3, 1, 2)
-        if self.folded:
-            return cast(Tensor, self.net(planes))
-        low, high = self._input_range
-        result = self.net(planes.index_select(1, self.order) * ((high - low) / 255) + low)
-        low, high = self._output_range
-        return cast(Tensor, (result - low) * (255 / (high - low))).index_select(1, self.order)
+        return self._pixels(cast(Tensor, self.net(self._planes(frame))))
 
     def forward(self, frame: Tensor) -> Tensor:
-        image = self.values(frame).permute(0, 2, 3, 1)
-        return torch.round(torch.clamp(image, 0, 255)).to(torch.uint8)
+        return self._image(self.values(frame))
+
+    def _planes(self, frame: Tensor) -> Tensor:
+        """A frame as the net takes it."""
+        planes = frame.to(torch.float32).permute(0, 3, 1, 2)
+        if self.folded:
+            return planes
+        low, high = self._input_range
+        return planes.index_select(1, self.order) * ((high - low) / 255) + low
+
+    def _pixels(self, result: Tensor) -> Tensor:
+        """What the net gives as BGR, about 0..255."""
+        if self.folded:
+            return result
+        low, high = self._output_range
+        return ((result - low) * (255 / (high - low))).index_select(1, self.order)
+
+    def _image(self, values: Tensor) -> Tensor:
+        return torch.round(torch.clamp(values.permute(0, 2, 3, 1), 0, 255)).to(torch.uint8)
+
+
+class RecurrentFrameGraph(FrameGraph):
+    """The same for one step of a recurrent generator.
+
+    Takes the frame and one tensor for each of ``states``, in that order: a state that is the frame before is
+    ``uint8 (N, H, W, 3) BGR`` like the frame, the others ``float32 (N, channels, H, W)``. Gives the image, and what
+    follows each state that has an output.
+    """
+
+    def __init__(self, loaded: LoadedGenerator) -> None:
+        super().__init__(loaded)
+        self.states = loaded.states
+
+    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        fed = [
+            self._planes(value) if state.output is None else value
+            for state, value in zip(self.states, states, strict=True)
+        ]
+        result, *following = self.net(self._planes(frame), *fed)
+        return (self._image(self._pixels(result)), *following)
+
+
+def frame_graph(loaded: LoadedGenerator) -> FrameGraph:
+    """The generator in evaluation mode with frames on both sides, of the class that it needs."""
+    return (RecurrentFrameGraph(loaded) if loaded.states else FrameGraph(loaded)).eval()
 
 
 @torch.no_grad()
@@ -54,9 +94,40 @@ def reference_output(loaded: LoadedGenerator, frame: Frame) -> Frame:
     Nothing is folded and the conversion is done outside the net, so that a mistake in the frame
     graph shows up as a difference. Values are rounded half to even, as ONNX's Round does.
     """
+    return _published_output(loaded, loaded.net(_published_input(loaded, frame)))
+
+
+@torch.no_grad()
+def reference_run(loaded: LoadedGenerator, frames: Sequence[Frame]) -> list[Frame]:
+    """PyTorch's own output for consecutive frames ``uint8 (H, W, 3) BGR``, the first of which is a first step.
+
+    As :func:`reference_output`, for the published recurrent net: it gets the frame before (in the first step the frame
+    itself) and what it gave itself in the step before (in the first step zeros).
+    """
+    outputs = []
+    before: Tensor | None = None
+    carried = [
+        torch.zeros(1, state.channels, *frames[0].shape[:2]) for state in loaded.states if state.output is not None
+    ]
+    for frame in frames:
+        current = _published_input(loaded, frame)
+        rest = iter(carried)
+        previous = current if before is None else before
+        result, *carried = loaded.net(
+            current, *(previous if state.output is None else next(rest) for state in loaded.states)
+        )
+        before = current
+        outputs.append(_published_output(loaded, result))
+    return outputs
+
+
+def _published_input(loaded: LoadedGenerator, frame: Frame) -> Tensor:
     low, high = loaded.input_range
     planes = torch.from_numpy(np.ascontiguousarray(frame[..., ::-1])).permute(2, 0, 1)[None].float()
-    result = loaded.net(planes / 255 * (high - low) + low)
+    return planes / 255 * (high - low) + low
+
+
+def _published_output(loaded: LoadedGenerator, result: Tensor) -> Frame:
     low, high = loaded.output_range
     pixels = ((result - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()[..., ::-1])

@@ -22,6 +22,8 @@ INPUT, OUTPUT = "frame", "image"
 def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[int, int] | None) -> onnx.ModelProto:
     """Export a frame graph with torch's dynamo exporter and lower it to the canonical form.
 
+    Its inputs are ``frame`` and the graph's states by their names, its outputs ``image`` and the states' outputs.
+
     Args:
         graph: the wrapped generator.
         size_rule: which frame sizes are allowed (the example frame obeys it).
@@ -32,24 +34,30 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
     """
     graph = graph.eval()
     if shape is None:
-        height, width = size_rule.padded(48, 64)
-        example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-        dimension = torch.export.Dim
-        free = {0: dimension("n"), 1: dimension("h"), 2: dimension("w")}
+        count, (height, width) = 2, size_rule.padded(48, 64)
     else:
-        example, free = torch.zeros((1, *shape, 3), dtype=torch.uint8), None
+        count, (height, width) = 1, shape
+    frame = torch.zeros((count, height, width, 3), dtype=torch.uint8)
+    states = [  # a tensor of its own for each: the exporter takes one that comes twice for one input
+        torch.zeros_like(frame) if state.output is None else torch.zeros(count, state.channels, height, width)
+        for state in graph.states
+    ]
+    n, h, w = (torch.export.Dim(name) for name in ("n", "h", "w"))
+    frames, planes = {0: n, 1: h, 2: w}, {0: n, 2: h, 3: w}
+    fed = tuple(frames if state.output is None else planes for state in graph.states)
+    free = (frames, fed) if fed else (frames,)
     with _quiet():
         try:
             program = torch.onnx.export(
                 graph,
-                (example,),
+                (frame, *states),
                 dynamo=True,
                 verbose=False,
                 external_data=False,
                 opset_version=18,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=None if free is None else (free,),
+                input_names=[INPUT, *(state.name for state in graph.states)],
+                output_names=[OUTPUT, *(state.output for state in graph.states if state.output is not None)],
+                dynamic_shapes=free if shape is None else None,
             )
         except Exception as error:  # the exporter wraps many kinds
             cause = error.__cause__ or error
@@ -72,6 +80,11 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     model.producer_name, model.producer_version = "genedge", ""
     model.graph.name = "generator"
     return checked(model)
+
+
+def fixed_sizes(port: onnx.ValueInfoProto) -> list[int | None]:
+    """The dimensions of an input or output, None for each free one."""
+    return [dimension.dim_value or None for dimension in port.type.tensor_type.shape.dim]
 
 
 @contextmanager

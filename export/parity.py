@@ -9,29 +9,32 @@ from typing import Any
 import numpy as np
 
 from calib.dataset import CalibrationSet
-from export.frame_io import reference_output
+from export.frame_io import reference_output, reference_run
 from export.generators.base import LoadedGenerator
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Geometry
 from runtime.metrics import ParityReport, compare
-from runtime.sessions import Choice, open_session, runnable
+from runtime.sessions import Choice, Session, open_session, runnable
 from runtime.tiles import TiledSession
 from runtime.verify import limits_for
 
 FRAME_SIZE = (144, 192)  # height, width; four photos' most detailed crops in this size
 ODD_SIZE = (97, 131)  # a second size proves that free dimensions are free
 GOLDEN_FRAMES = 4
+RUN_LENGTH = 6  # consecutive frames for a generator with a state, long enough for an error in it to add up
+PANS = ((1, 2), (0, 3), (2, -1))  # pixels down and to the right from frame to frame, one for each run in turn
 SEAM = 16  # pixels that a tile keeps between its halos, and that a frame has more than a tile, at least
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An input frame and what PyTorch makes of it."""
+    """An input frame and what PyTorch makes of it. ``begins``: a generator with a state is reset before it."""
 
     frame: Frame
     reference: Frame
+    begins: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,73 @@ def reference_pairs(loaded: LoadedGenerator, frames: Sequence[Frame], progress: 
     return pairs
 
 
+def parity_runs(material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None) -> list[list[Frame]]:
+    """Consecutive frames for a generator with a state: three runs of one size, then one of another.
+
+    There is no video at hand, so each run is a pan over a photo: a window that moves by whole pixels (``PANS``), which
+    is honest motion of real content without any interpolation. What it lacks is what else a camera sees: things that
+    move apart from each other, noise that changes, cuts.
+    """
+    sizes = [rule.padded(*FRAME_SIZE)] * 3 + [rule.padded(*ODD_SIZE)] if shape is None else [shape] * 4
+    runs = []
+    for index, (height, width) in enumerate(sizes):
+        down, right = PANS[index % len(PANS)]
+        room = (height + abs(down) * (RUN_LENGTH - 1), width + abs(right) * (RUN_LENGTH - 1))
+        photo = list(material.crops(*room, index + 1))[index]
+        top, left = (
+            0 if step >= 0 else side - size
+            for step, side, size in zip((down, right), room, (height, width), strict=True)
+        )
+        runs.append(
+            [
+                np.ascontiguousarray(
+                    photo[top + down * t : top + down * t + height, left + right * t : left + right * t + width]
+                )
+                for t in range(RUN_LENGTH)
+            ]
+        )
+    return runs
+
+
+def parity_pairs(
+    loaded: LoadedGenerator,
+    material: CalibrationSet,
+    shape: tuple[int, int] | None,
+    progress: Callable[[str], None],
+) -> list[Pair]:
+    """The frames of :func:`parity_frames`, or of :func:`parity_runs` for a generator with a state, with references."""
+    if not loaded.states:
+        return reference_pairs(loaded, parity_frames(material, loaded.size_rule, shape), progress)
+    runs = parity_runs(material, loaded.size_rule, shape)
+    pairs = []
+    for index, frames in enumerate(runs):
+        progress(f"PyTorch reference, run {index + 1} of {len(runs)}, {len(frames)} frames")
+        outputs = reference_run(loaded, frames)
+        pairs += [
+            Pair(frame, output, begins=place == 0)
+            for place, (frame, output) in enumerate(zip(frames, outputs, strict=True))
+        ]
+    return pairs
+
+
+def golden_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that go into the bundle: some from all over the list, or the beginning of its first run."""
+    if all(pair.begins for pair in pairs):
+        count = min(GOLDEN_FRAMES, len(pairs))
+        return [pairs[round(index * (len(pairs) - 1) / max(1, count - 1))] for index in range(count)]
+    length = next((index for index, pair in enumerate(pairs) if index and pair.begins), len(pairs))
+    return list(pairs[: min(GOLDEN_FRAMES, length)])
+
+
+def _outputs(session: Session, pairs: Sequence[Pair]) -> list[Frame]:
+    outputs = []
+    for pair in pairs:
+        if pair.begins:
+            session.reset()
+        outputs.append(session.infer(pair.frame[None])[0].copy())
+    return outputs
+
+
 def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], None]) -> list[VariantParity]:
     """Run every variant on every engine of this machine and compare with PyTorch.
 
@@ -78,7 +148,7 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
     for choice in choices:
         progress(f"{choice.variant} on {choice.backend} in {choice.precision}")
         with open_session(bundle, choice, in_flight=1) as session:
-            outputs = [session.infer(pair.frame[None])[0].copy() for pair in pairs]
+            outputs = _outputs(session, pairs)
             engine = f"{choice.backend} on {session.info.device}"
         report = compare(
             ((pair.reference, output) for pair, output in zip(pairs, outputs, strict=True)),

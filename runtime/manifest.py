@@ -25,6 +25,7 @@ MAX_SIDE = 1 << 16  # 65536 pixels, twice the side that H.264 can carry
 TASKS = ("super-resolution", "translation", "face-deid", "face-detection")
 ROLES = ("frame", "code", "state", "image")
 DTYPES = ("uint8", "float32", "float16", "int64")
+INITIALS = ("zeros", "frame")  # what a state holds before the first step
 VARIANTS = ("fp32", "fp16", "int8", "int8-strong", "int8-ort")
 LIMIT_KEYS = (*VARIANTS, "bf16")  # bf16 is a precision of the fp32 artifact with limits of its own
 
@@ -43,12 +44,23 @@ class FileRef:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the graph. A dimension is a number, or a name where it is free."""
+    """An input or output of the graph. A dimension is a number, or a name where it is free.
+
+    A state among the inputs has two more fields. ``source`` names what it holds: the frame input (the frame of the
+    step before), or a state among the outputs (what that was in the step before). ``initial`` is what it holds in the
+    first step: ``zeros``, or ``frame``, which is that step's own frame.
+    """
 
     name: str
     role: str
     dtype: str
     shape: tuple[int | str, ...]
+    source: str | None = None
+    initial: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the manifest, without what it does not have."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,21 @@ class Manifest:
     golden: tuple[Golden, ...]
     face: Mapping[str, Any] | None = None
 
+    @property
+    def frame(self) -> Port:
+        """The input that takes the frames."""
+        return next(port for port in self.inputs if port.role == "frame")
+
+    @property
+    def image(self) -> Port:
+        """The output that gives the pictures."""
+        return next(port for port in self.outputs if port.role == "image")
+
+    @property
+    def states(self) -> tuple[Port, ...]:
+        """The inputs that carry something from frame to frame; empty for a generator without memory."""
+        return tuple(port for port in self.inputs if port.role == "state")
+
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         rule = self.geometry.size_rule
@@ -138,8 +165,8 @@ class Manifest:
             "task": self.task,
             "generator": self.generator,
             "weights": asdict(self.weights),
-            "inputs": [asdict(port) for port in self.inputs],
-            "outputs": [asdict(port) for port in self.outputs],
+            "inputs": [port.to_dict() for port in self.inputs],
+            "outputs": [port.to_dict() for port in self.outputs],
             "geometry": geometry,
             "face": self.face,
             "artifacts": {variant: asdict(artifact) for variant, artifact in self.artifacts.items()},
@@ -180,6 +207,13 @@ def parse_manifest(text: str | bytes) -> Manifest:
                 raise ManifestError(f"manifest.{side}: the role {port.role} does not belong here")
         if len({port.name for port in ports}) != len(ports):
             raise ManifestError(f"manifest.{side}: two ports have the same name")
+    for index, port in enumerate(outputs):
+        if port.source is not None or port.initial is not None:
+            raise ManifestError(f"manifest.outputs[{index}]: only a state among the inputs has a source")
+    if any(port.source is not None or port.initial is not None for port in inputs):
+        _check_states(inputs, outputs)
+        if geometry.boolean("tileable"):
+            raise ManifestError("manifest.geometry.tileable: a generator with a state takes whole frames only")
     weights = top.object("weights")
     face = top.content.get("face")
     if face is not None and not isinstance(face, dict):
@@ -364,7 +398,47 @@ def _port(reader: _Reader) -> Port:
         reader.choice("role", ROLES),
         reader.choice("dtype", DTYPES),
         tuple(shape),
+        reader.text("source") if "source" in reader.content else None,
+        reader.choice("initial", INITIALS) if "initial" in reader.content else None,
     )
+
+
+def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+    """What must hold where the states say what feeds them: nothing is left for the runtime to guess."""
+    frame = next(port for port in inputs if port.role == "frame")
+    results = {port.name: port for port in outputs if port.role == "state"}
+    free = {side for side in frame.shape if isinstance(side, str)}
+    if twice := {port.name for port in inputs} & {port.name for port in outputs}:
+        raise ManifestError(f"manifest.outputs: an input is called {min(twice)} too, so a source would be ambiguous")
+    fed = set()
+    for index, port in enumerate(inputs):
+        place = f"manifest.inputs[{index}]"
+        if port.role != "state":
+            if port.source is not None or port.initial is not None:
+                raise ManifestError(f"{place}: only a state among the inputs has a source")
+            continue
+        if port.source is None or port.initial is None:
+            raise ManifestError(f"{place}: a state needs a source and an initial value")
+        if port.source == frame.name:
+            source = frame
+        elif port.source in results:
+            source = results[port.source]
+        else:
+            raise ManifestError(
+                f"{place}.source: {port.source[:80]!r} is neither the frame nor a state among the outputs"
+            )
+        if (port.dtype, port.shape) != (source.dtype, source.shape):
+            raise ManifestError(f"{place}: its dtype and shape are not those of its source {source.name}")
+        if port.initial == "frame" and (port.dtype, port.shape) != (frame.dtype, frame.shape):
+            raise ManifestError(f"{place}.initial: its dtype and shape are not those of the frame")
+        for side in port.shape:
+            if isinstance(side, str) and side not in free:
+                raise ManifestError(f"{place}.shape: {side} is no dimension of the frame, so its size is not known")
+        if port.source in fed and source is not frame:
+            raise ManifestError(f"{place}.source: {port.source} feeds another state already")
+        fed.add(port.source)
+    if unused := sorted(set(results) - fed):
+        raise ManifestError(f"manifest.outputs: the state {unused[0]} feeds nothing")
 
 
 def _artifact(reader: _Reader) -> Artifact:

@@ -30,6 +30,6 @@ def open_stage(
         threads: of the engine, 0 lets it choose.
         live: somebody waits for each frame: the shortest time a frame instead of the most frames a second.
     """
-    streams = 1 if live else FILE_STREAMS
+    streams = 1 if live or bundle.manifest.states else FILE_STREAMS  # a state makes each frame wait for the last one
     session = open_session(bundle, choice, threads=threads, streams=streams, in_flight=streams + 1)
     return fit_session(session, bundle.manifest.geometry, height, width, tile)

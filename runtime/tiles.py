@@ -189,9 +189,13 @@ class FittedSession(Session):
     def __init__(self, inner: Session, rule: SizeRule) -> None:
         self._inner, self._rule = inner, rule
         self._inputs, self._outputs = _Spare(), _Spare()
+        self._shape: tuple[int, ...] | None = None
         self.scale, self.info = inner.scale, inner.info
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+        if frames.shape != self._shape:  # padded, both shapes may be the same, so that the inner session sees no change
+            self._inner.reset()
+            self._shape = frames.shape
         count, height, width, channels = frames.shape
         if self._rule.allows(height, width):
             pending = self._inner.submit(frames, out)
@@ -221,6 +225,9 @@ class FittedSession(Session):
     def warm_up(self, shape: tuple[int, int, int, int]) -> None:
         self._inner.warm_up((shape[0], *self._rule.padded(shape[1], shape[2]), shape[3]))
         self.info = self._inner.info
+
+    def reset(self) -> None:
+        self._inner.reset()
 
     def close(self) -> None:
         self._inner.close()
@@ -419,7 +426,7 @@ def fit_session(session: Session, geometry: Geometry, height: int, width: int, t
                 )
             return TiledSession(session, *geometry.fixed_size, geometry.halo, rule, fixed_shape=True)
         if tile and not geometry.tileable:
-            raise UsageError("this generator looks at the whole frame at once and cannot be tiled: leave out --tile")
+            raise UsageError("this generator takes whole frames only and cannot be tiled: leave out --tile")
         if tile is None and geometry.tileable and height * width > WHOLE_FRAME_PIXELS:
             tile = max(rule.padded(DEFAULT_TILE, 1)[0], smallest_tile(geometry.halo, rule))
         if tile:

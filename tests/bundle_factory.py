@@ -74,6 +74,102 @@ def upscale_model(scale: int = 2, brightness: float = 0.0) -> bytes:
     )
 
 
+STATES = (
+    Port("previous", "state", "uint8", ("n", "h", "w", 3), source="frame", initial="frame"),
+    Port("hidden", "state", "float32", ("n", 3, "h", "w"), source="next_hidden", initial="zeros"),
+    Port("count", "state", "int64", (1,), source="next_count", initial="zeros"),
+)
+STATE_RESULTS = (
+    Port("next_hidden", "state", "float32", ("n", 3, "h", "w")),
+    Port("next_count", "state", "int64", (1,)),
+)
+
+
+def recurrent(frames: Frames, scale: int = 2) -> Frames:
+    """What the graph of :func:`recurrent_model` makes of consecutive ``uint8 (T, N, H, W, 3)``, from the first step.
+
+    Every output depends on all frames before it and on their order; all values are whole numbers, so it is exact.
+    """
+    hidden, previous, outputs = np.zeros(frames.shape[1:]), frames[0], []
+    for count, frame in enumerate(frames):
+        hidden = (hidden * 3 + frame) % 251
+        outputs.append(((hidden + 2.0 * previous + count) % 256).astype(np.uint8))
+        previous = frame
+    return np.stack([upscale(output, scale) for output in outputs])
+
+
+def recurrent_model(scale: int = 2, hidden_repeats: int = 1, hidden_type: int = TensorProto.FLOAT) -> bytes:
+    """A frame graph with three states: the frame before, a float32 plane for each colour, and an int64 counter.
+
+    ``hidden_repeats`` (of the planes in the output) and ``hidden_type`` make a graph that is not what ``STATES`` says.
+    """
+    node = helper.make_node
+    floats = [
+        nodes
+        for name in ("frame", "previous")
+        for nodes in (
+            node("Cast", [name], [f"{name}_float"], to=TensorProto.FLOAT),
+            node("Transpose", [f"{name}_float"], [f"{name}_planes"], perm=[0, 3, 1, 2]),
+        )
+    ]
+    nodes = [
+        *floats,
+        node("Cast", ["hidden"], ["hidden_float"], to=TensorProto.FLOAT),
+        node("Mul", ["hidden_float", "three"], ["tripled"]),
+        node("Add", ["tripled", "frame_planes"], ["sum"]),
+        node("Mod", ["sum", "prime"], ["hidden_now"], fmod=1),
+        node("Cast", ["hidden_now"], ["hidden_cast"], to=hidden_type),
+        node("Concat", ["hidden_cast"] * hidden_repeats, ["next_hidden"], axis=1),
+        node("Add", ["count", "one"], ["next_count"]),
+        node("Cast", ["count"], ["count_float"], to=TensorProto.FLOAT),
+        node("Mul", ["previous_planes", "two"], ["doubled"]),
+        node("Add", ["hidden_now", "doubled"], ["both"]),
+        node("Add", ["both", "count_float"], ["all"]),
+        node("Mod", ["all", "byte"], ["values"], fmod=1),
+        node(
+            "Resize",
+            ["values", "", "scales"],
+            ["large"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        node("Transpose", ["large"], ["pixels"], perm=[0, 2, 3, 1]),
+        node("Round", ["pixels"], ["rounded"]),
+        node("Cast", ["rounded"], ["image"], to=TensorProto.UINT8),
+    ]
+    constants = {
+        "three": np.float32(3),
+        "prime": np.float32(251),
+        "two": np.float32(2),
+        "byte": np.float32(256),
+        "one": np.array([1], np.int64),
+        "scales": np.array([1, 1, scale, scale], np.float32),
+    }
+    size: list[Any] = ["n", "h", "w", 3]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "recurrent",
+        [
+            value("frame", TensorProto.UINT8, size),
+            value("previous", TensorProto.UINT8, size),
+            value("hidden", hidden_type, ["n", 3, "h", "w"]),
+            value("count", TensorProto.INT64, [1]),
+        ],
+        [
+            value("image", TensorProto.UINT8, ["n", "sh", "sw", 3]),
+            value("next_hidden", hidden_type, ["n", 3 * hidden_repeats, "h", "w"]),
+            value("next_count", TensorProto.INT64, [1]),
+        ],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -99,16 +195,17 @@ def small_manifest(
     scale: int = 2,
     limits: Mapping[str, Limits] | None = None,
     golden: Sequence[Golden] = (),
+    states: bool = False,
 ) -> Manifest:
-    """The manifest of a nearest-neighbour upscaler that takes any size."""
+    """The manifest of a nearest-neighbour upscaler that takes any size, with ``STATES`` or without."""
     return Manifest(
         name=name,
         task="super-resolution",
         generator="nearest",
         weights=Weights(sha256(b"no weights"), "Apache-2.0", "nothing"),
-        inputs=(Port("frame", "frame", "uint8", ("n", "h", "w", 3)),),
-        outputs=(Port("image", "image", "uint8", ("n", "sh", "sw", 3)),),
-        geometry=Geometry(scale, SizeRule(), halo=1, tileable=True, fixed_size=None),
+        inputs=(Port("frame", "frame", "uint8", ("n", "h", "w", 3)), *(STATES if states else ())),
+        outputs=(Port("image", "image", "uint8", ("n", "sh", "sw", 3)), *(STATE_RESULTS if states else ())),
+        geometry=Geometry(scale, SizeRule(), halo=1, tileable=not states, fixed_size=None),
         artifacts=artifacts,
         limits=dict.fromkeys((*artifacts, "bf16"), Limits(max_abs=0, changed=0.0)) if limits is None else limits,
         golden=tuple(golden),
@@ -123,6 +220,26 @@ def write_parity(folder: Path, artifacts: Mapping[str, Artifact]) -> None:
     """A ``parity.json`` that says: these very files were measured."""
     results = [{"variant": variant, "sha256": artifact.sha256} for variant, artifact in artifacts.items()]
     (folder / "parity.json").write_text(json.dumps({"format": 1, "results": results}), encoding="utf-8")
+
+
+def write_recurrent_bundle(folder: Path, *, golden_frames: int = 4) -> Path:
+    """Write a complete bundle around :func:`recurrent_model`; its golden frames are one run. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = add_file(folder, "model.fp32.onnx", recurrent_model())
+    artifacts = {"fp32": Artifact(file.file, file.sha256)}
+    frames = random_frames(max(1, golden_frames), 1, 8, 12, 3)
+    golden = [
+        Golden(
+            add_file(folder, f"golden/{index}.input.png", png(frame[0])),
+            add_file(folder, f"golden/{index}.output.png", png(output[0])),
+        )
+        for index, (frame, output) in enumerate(zip(frames, recurrent(frames), strict=True))
+    ]
+    write_parity(folder, artifacts)
+    limits = {"fp32": Limits(max_abs=0, changed=0.0)}
+    manifest = small_manifest(artifacts, name="tiny-rrn", limits=limits, golden=golden[:golden_frames], states=True)
+    write_manifest(folder, manifest)
+    return folder
 
 
 def write_small_bundle(

@@ -158,6 +158,48 @@ class LornatangSrgan(nn.Module):
         return self.conv3(self.upsampling(shallow + deep)).clamp(0, 1)
 
 
+class MobileRrnBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = convolution(width, width), convolution(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.conv1(x).clamp(min=0))
+
+
+class MobileRrn(nn.Module):
+    """MediaTek's Mobile RRN: frame, frame before and hidden state to picture and hidden state, all RGB 0..255."""
+
+    def __init__(self, width: int, depth: int, scale: int = 4) -> None:
+        super().__init__()
+        self.width, self.scale = width, scale
+        self.conv_first = convolution(6 + width, width)
+        self.trunk = nn.ModuleList(MobileRrnBlock(width) for _ in range(depth))
+        self.conv_last = convolution(width, 3 * scale**2)
+        self.conv_hidden = convolution(width, width)
+
+    def forward(self, frame: Tensor, previous: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv_first(torch.cat([previous, frame, hidden], 1)).clamp(min=0)
+        for block in self.trunk:
+            x = block(x)
+        count, _, height, width = frame.shape
+        blocks = self.conv_last(x).reshape(count, 3, self.scale, self.scale, height, width)
+        detail = blocks.permute(0, 1, 4, 2, 5, 3).reshape(count, 3, height * self.scale, width * self.scale)
+        size = (height * self.scale, width * self.scale)
+        picture = detail + functional.interpolate(frame, size, mode="bilinear", align_corners=False)
+        return picture.clamp(0, 255), self.conv_hidden(x).clamp(min=0)
+
+
+def mobile_rrn() -> MobileRrn:
+    """A tiny one, with random weights small enough that its state neither dies out nor grows without bound."""
+    net = randomised(MobileRrn(6, 2))
+    assert isinstance(net, MobileRrn)
+    with torch.no_grad():
+        net.conv_last.weight *= 0.5
+        net.conv_hidden.weight *= 0.5
+    return net
+
+
 class SpanConv(nn.Module):
     """SPAN's ``Conv3XC``. As trained, the file also has ``eval_conv``, merged at some time in the past."""
 

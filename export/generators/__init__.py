@@ -9,12 +9,13 @@ from export.generators.base import Generator, LoadedGenerator, State, numberless
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
 from export.generators.fast_style import FAST_STYLE
+from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
 from runtime.errors import CheckpointError
 
-GENERATORS: tuple[Generator, ...] = (COMPACT, SRVGG, SRGAN, SPAN, FAST_STYLE, CYCLEGAN)
+GENERATORS: tuple[Generator, ...] = (COMPACT, SRVGG, SRGAN, SPAN, FAST_STYLE, CYCLEGAN, MOBILE_RRN)
 
 
 def identify(state: State) -> Generator:

@@ -24,6 +24,20 @@ _COUNTER = "num_batches_tracked"  # of a batch norm; only training needs it
 
 
 @dataclass(frozen=True)
+class RecurrentState:
+    """Something that a recurrent net gets from the step before.
+
+    ``output`` names the net's result that it is: ``float32 (N, channels, H, W)``, zeros in the first step. Where it is
+    None, the state is the frame of the step before, which the net takes as it takes the frame, and which is that
+    step's own frame in the first one.
+    """
+
+    name: str
+    output: str | None = None
+    channels: int = 3
+
+
+@dataclass(frozen=True)
 class LoadedGenerator:
     """A generator with its weights, in evaluation mode.
 
@@ -31,6 +45,9 @@ class LoadedGenerator:
     ``output_range``, just as its publishers ran it; values outside the range are clipped afterwards.
     ``fold`` makes, where that is exact, a net of its own that maps ``BGR 0..255`` to ``BGR 0..255``.
     ``facts`` are the hyper-parameters that were read from the tensors, for people to look at.
+
+    A recurrent generator names its ``states``. Its net, and the one of ``fold``, take the frame and one tensor for each
+    state, in that order, and give a tuple: the picture, then one tensor for each state that has an ``output``.
     """
 
     family: str
@@ -43,6 +60,7 @@ class LoadedGenerator:
     task: str = "super-resolution"
     facts: Mapping[str, int | str] = field(default_factory=dict)
     fold: Callable[[], nn.Module] | None = None
+    states: tuple[RecurrentState, ...] = ()
 
     def folded(self) -> nn.Module | None:
         """The net for ``BGR 0..255`` on both sides, or None where that cannot be folded exactly."""

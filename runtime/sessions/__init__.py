@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError, MissingExtraError, UsageError
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.recurrent import Recurrence, RecurrentSession, Stepper, recurrence_of
 
 __all__ = ["Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable"]
 
@@ -109,9 +110,15 @@ def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight:
         threads: of the engine, 0 lets it choose.
         in_flight: requests that may be under way at once.
         streams: requests that OpenVINO computes at once, each with a share of the threads. One gives the shortest time
-            a frame, more give more frames a second.
+            a frame, more give more frames a second. A generator with a state has one in any case.
+
+    Raises :class:`GenedgeError` for a damaged bundle, or one that the engine cannot run.
     """
     model, scale = bundle.read_model(choice.variant), bundle.manifest.geometry.scale
+    recurrence = recurrence_of(bundle.manifest)
+    if recurrence is not None:
+        stepper = _open_stepper(model, recurrence, choice, threads)
+        return RecurrentSession(stepper, recurrence, scale, in_flight=in_flight)
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoSession
 
@@ -129,6 +136,16 @@ def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight:
     return OnnxRuntimeSession(
         model, scale, variant=choice.variant, precision=choice.precision, threads=threads, in_flight=in_flight
     )
+
+
+def _open_stepper(model: bytes, recurrence: Recurrence, choice: Choice, threads: int) -> Stepper:
+    if choice.backend == "openvino":
+        from runtime.sessions.openvino import OpenVinoStepper
+
+        return OpenVinoStepper(model, recurrence, variant=choice.variant, precision=choice.precision, threads=threads)
+    from runtime.sessions.onnxruntime import OnnxRuntimeStepper
+
+    return OnnxRuntimeStepper(model, recurrence, variant=choice.variant, precision=choice.precision, threads=threads)
 
 
 def _bf16_here() -> bool:

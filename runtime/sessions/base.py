@@ -83,6 +83,12 @@ class Session(ABC):
         """Specialise to ``shape`` (N, H, W, 3) and run once, so that the first frame is not slow."""
         self.infer(np.full(shape, 127, dtype=np.uint8))
 
+    def reset(self) -> None:  # noqa: B027 - most generators have no state
+        """Begin anew: frames that are submitted from now on know nothing of those before.
+
+        Put the states of a recurrent generator back to their initial values. One without a state does nothing here.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Wait for what is under way and free the engine. Calling it twice is harmless."""

@@ -22,7 +22,7 @@ class FakeSession(Session):
     def __init__(self, scale: int = 2, delay: float = 0.0, fail_at: int | None = None, in_flight: int = 2) -> None:
         self.scale = scale
         self.info = SessionInfo("fake", "fp32", "fake", "none", 1, in_flight)
-        self.requests = 0
+        self.requests = self.resets = 0
         self.closed = False
         self._delay, self._fail_at = delay, fail_at
 
@@ -40,6 +40,9 @@ class FakeSession(Session):
             return out
 
         return Pending(wait)
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def close(self) -> None:
         self.closed = True

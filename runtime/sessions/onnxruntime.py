@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 
 def module() -> Any:
@@ -45,15 +47,7 @@ class OnnxRuntimeSession(Session):
         threads: int = 0,
         in_flight: int = 2,
     ) -> None:
-        engine = module()
-        options = engine.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # fatal only: errors are raised, with their message
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the bindings raise half a dozen unrelated classes
-            raise GenedgeError(f"ONNX Runtime cannot read the {variant} model: {_first_line(error)}") from None
+        self._session = _load(model, variant, threads)
         self.scale = scale
         self._inputs = [port.name for port in self._session.get_inputs()]
         self._outputs = [port.name for port in self._session.get_outputs()]
@@ -85,6 +79,50 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+
+
+class OnnxRuntimeStepper(Stepper):
+    """ONNX Runtime for a generator with a state; see :class:`runtime.sessions.recurrent.RecurrentSession`.
+
+    Args:
+        model: the ONNX file's bytes, whose ports are those of ``recurrence``.
+        threads: 0 leaves the choice to ONNX Runtime.
+    """
+
+    def __init__(self, model: bytes, recurrence: Recurrence, *, variant: str, precision: str, threads: int = 0) -> None:
+        self._session = _load(model, variant, threads)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        check_ports(recurrence, (port.name for port in inputs), (port.name for port in outputs), variant)
+        self.info = SessionInfo("onnxruntime", precision, variant, "CPU", threads, 1)
+
+    def specialise(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Nothing to do: ONNX Runtime takes any shape."""
+
+    def run(self, inputs: Arrays, outputs: Arrays) -> None:
+        try:
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            for name, array in outputs.items():
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise GenedgeError(f"ONNX Runtime failed: {_first_line(error)}") from None
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _load(model: bytes, variant: str, threads: int) -> Any:
+    engine = module()
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # fatal only: errors are raised, with their message
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the bindings raise half a dozen unrelated classes
+        raise GenedgeError(f"ONNX Runtime cannot read the {variant} model: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
@@ -109,20 +112,9 @@ class OpenVinoSession(Session):
         streams: int = 1,
         device: str = "CPU",
     ) -> None:
-        engine = core()
-        try:
-            self._model = engine.read_model(io.BytesIO(model))
-        except RuntimeError as error:
-            raise GenedgeError(f"OpenVINO cannot read the {variant} model: {_first_line(error)}") from None
+        self._model = _read(model, variant)
         self.scale = scale
-        self._device, self._streams = device, streams
-        self._config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "ENABLE_CPU_PINNING": False,
-            "NUM_STREAMS": streams,
-        }
-        if threads:
-            self._config["INFERENCE_NUM_THREADS"] = threads
+        self._device, self._config = device, _config(precision, streams, threads)
         self._in_flight = max(in_flight, streams)
         self._closed = False
         self._lock = threading.Lock()
@@ -143,9 +135,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise GenedgeError(f"OpenVINO cannot run frames of {shape[2]}x{shape[1]}: {_first_line(error)}") from None
         self._shape = shape
-        used = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        name = str(core().get_property(self._device, "FULL_DEVICE_NAME")).strip()
-        self.info = SessionInfo("openvino", self.info.precision, self.info.variant, name, used, self._in_flight)
+        self.info = _named(self.info, self._compiled, self._device)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         import openvino
@@ -178,6 +168,85 @@ class OpenVinoSession(Session):
             self._settle()
             self._slots.clear()
             self._compiled, self._shape = None, None
+
+
+class OpenVinoStepper(Stepper):
+    """OpenVINO for a generator with a state; see :class:`runtime.sessions.recurrent.RecurrentSession`.
+
+    It has one stream: a frame cannot be computed before the one in front of it, so the whole processor serves each.
+
+    Args:
+        model: the ONNX file's bytes, whose ports are those of ``recurrence``.
+        precision, threads: as for :class:`OpenVinoSession`.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        recurrence: Recurrence,
+        *,
+        variant: str,
+        precision: str,
+        threads: int = 0,
+        device: str = "CPU",
+    ) -> None:
+        self._model = _read(model, variant)
+        inputs, outputs = ([port.any_name for port in side] for side in (self._model.inputs, self._model.outputs))
+        check_ports(recurrence, inputs, outputs, variant)
+        self._device, self._config = device, _config(precision, 1, threads)
+        self._frame = recurrence.frame.name
+        self._request: Any = None
+        self.info = SessionInfo("openvino", precision, variant, device, threads, 1)
+
+    def specialise(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._request = None
+        try:
+            self._model.reshape({name: list(shape) for name, shape in shapes.items()})
+            compiled = core().compile_model(self._model, self._device, self._config)
+            self._request = compiled.create_infer_request()
+        except RuntimeError as error:
+            size = f"{shapes[self._frame][2]}x{shapes[self._frame][1]}"
+            raise GenedgeError(f"OpenVINO cannot run frames of {size}: {_first_line(error)}") from None
+        self.info = _named(self.info, compiled, self._device)
+
+    def run(self, inputs: Arrays, outputs: Arrays) -> None:
+        import openvino
+
+        # OpenVINO shares no read-only array, not even as an input. It holds no reference either, so `held` does.
+        held = {name: np.require(array, requirements="W") for name, array in inputs.items()} | dict(outputs)
+        try:
+            for name, array in held.items():
+                self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            self._request.infer()
+        except RuntimeError as error:
+            raise GenedgeError(f"OpenVINO failed: {_first_line(error)}") from None
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _read(model: bytes, variant: str) -> Any:
+    try:
+        return core().read_model(io.BytesIO(model))
+    except RuntimeError as error:
+        raise GenedgeError(f"OpenVINO cannot read the {variant} model: {_first_line(error)}") from None
+
+
+def _config(precision: str, streams: int, threads: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "ENABLE_CPU_PINNING": False,
+        "NUM_STREAMS": streams,
+    }
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return config
+
+
+def _named(info: SessionInfo, compiled: Any, device: str) -> SessionInfo:
+    """With the processor's name and the number of threads, which are known once a model is compiled."""
+    threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    return replace(info, device=str(core().get_property(device, "FULL_DEVICE_NAME")).strip(), threads=threads)
 
 
 def _first_line(error: Exception) -> str:

@@ -298,7 +298,7 @@ def test_unknown_architecture_names_what_was_seen_and_the_nearest_family(names: 
     assert f"unknown architecture: {len(names)} tensors such as {names[0]} [5, 2]" in message
     assert names[-1] in message
     assert f"the nearest family is {nearest} " in message
-    assert "known families: compact, srvgg, srgan, span, fast-style, cyclegan)" in message
+    assert "known families: compact, srvgg, srgan, span, fast-style, cyclegan, mobile-rrn)" in message
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def test_shipped_weights_beat_bicubic(shipped: Shipped, assets: Callable[[str], 
 
 @pytest.mark.parametrize(
     "name",
-    ["fsrcnn/fsrcnn_x2.pth", "mobile_rrn/mobile_rrn_16.pth", "vgg19_normalised/vgg_normalised_conv1_1.pth"],
+    ["fsrcnn/fsrcnn_x2.pth", "vgg19_normalised/vgg_normalised_conv1_1.pth"],
 )
 def test_real_weights_of_other_nets_are_not_mistaken_for_a_known_family(
     name: str, assets: Callable[[str], Path]

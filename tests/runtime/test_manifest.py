@@ -76,6 +76,24 @@ def test_a_recurrent_generator_has_states_on_both_sides() -> None:
     manifest = example("recurrent-with-state")
     assert [port.name for port in manifest.inputs if port.role == "state"] == ["hidden", "count"]
     assert [port.name for port in manifest.outputs if port.role == "state"] == ["next_hidden", "next_count"]
+    assert [port.name for port in manifest.states] == ["hidden", "count"]
+    assert {(port.source, port.initial) for port in manifest.states} == {(None, None)}  # as it was written before
+
+
+def test_a_state_says_what_feeds_it_and_how_it_begins() -> None:
+    manifest = example("recurrent-with-sources")
+    frame, hidden = ("n", "h", "w", 3), ("n", 64, "h", "w")
+    assert manifest.frame == Port("frame", "frame", "uint8", frame)
+    assert manifest.states == (
+        Port("previous", "state", "uint8", frame, source="frame", initial="frame"),
+        Port("hidden", "state", "float32", hidden, source="next_hidden", initial="zeros"),
+    )
+    assert manifest.outputs == (manifest.image, Port("next_hidden", "state", "float32", hidden))
+
+
+def test_ports_without_memory_are_written_as_before() -> None:
+    ports = json.loads(example("super-resolution-any-size").to_json())["inputs"]
+    assert ports == [{"name": "frame", "role": "frame", "dtype": "uint8", "shape": ["n", "h", "w", 3]}]
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
@@ -221,6 +239,13 @@ def test_a_changed_manifest_parses_or_raises_manifest_error(text: str) -> None:
         return
     assert sum(port.role == "frame" for port in manifest.inputs) == 1
     assert sum(port.role == "image" for port in manifest.outputs) == 1
+    if any(port.source for port in manifest.states):
+        assert all(port.initial for port in manifest.states)
+        assert {port.source for port in manifest.states} <= {manifest.frame.name} | {o.name for o in manifest.outputs}
+        assert {side for port in manifest.states for side in port.shape if isinstance(side, str)} <= {
+            *manifest.frame.shape
+        }
+        assert not manifest.geometry.tileable
     files = [artifact.file for artifact in manifest.artifacts.values()]
     files += [reference.file for pair in manifest.golden for reference in (pair.input, pair.output)]
     for file in files:
