@@ -21,7 +21,8 @@ class FrameGraph(nn.Module):
     Where the generator can take BGR 0..255 itself (channel order and scaling folded into its first
     and last convolution) nothing else is needed; otherwise both conversions are part of the graph.
     TensorRT allows uint8 only at the very edge of a network, hence the order: cast first and
-    transpose then; at the end transpose, clip, round, and cast last.
+    transpose then; at the end transpose, clip, round, and cast last. (A pixel shuffle at the end is rewritten
+    afterwards, see :func:`export.passes.shuffled_in_frame_order`.)
     """
 
     states: tuple[RecurrentState, ...] = ()

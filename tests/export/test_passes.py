@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from calib.graph import copy_of, copy_tensor, opset_of, replace_nodes, without_unused_initializers
+from calib.graph import copy_of, copy_tensor, opset_of, replace_nodes, set_attribute, without_unused_initializers
 from export import passes
 from runtime.errors import GenedgeError
 
@@ -372,3 +374,306 @@ def test_copies_share_nothing() -> None:
     copy.graph.node[0].op_type = "Neg"
     tensor.name = "other"
     assert (model.graph.node[0].op_type, model.graph.initializer[0].name) == ("Relu", "c")
+
+
+# --- shuffled_in_frame_order ------------------------------------------------------------------------------------------
+
+
+Edit = Callable[[list[onnx.NodeProto]], None]
+
+
+def named(name: str, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], name=name, **attributes)
+
+
+def on_v(kind: str, *others: str, first: bool = True, **attributes: Any) -> onnx.NodeProto:
+    inputs = ["v", *others] if first else [*others, "v"]
+    return named("", kind, inputs, "v", **attributes)
+
+
+def shuffling(
+    r: int = 2,
+    *,
+    anchor: str = "channels",
+    mode: str = "CRD",
+    bias: bool = True,
+    before: Sequence[onnx.NodeProto] = (),
+    after: Sequence[onnx.NodeProto] = (),
+    colours: Sequence[int] = (0, 1, 2),
+    size: Sequence[int | str] = ("n", "h", "w"),
+    edits: Sequence[Edit] = (),
+    **changed: Any,
+) -> onnx.ModelProto:
+    """A net of two convolutions from ``frame`` to ``image``, as the exporter writes one.
+
+    One node after the other writes ``v``, which gets a new name each time. ``before`` and ``after`` are more of them,
+    in front of DepthToSpace and behind it; ``colours`` are those that the anchor of channels adds. ``edits`` change the
+    list of nodes, ``changed`` the constants. Weights are whole numbers, and else powers of two: every order of a sum
+    gives the same float.
+    """
+    rng = np.random.default_rng(r)
+    each = np.tile(colours, r * r) if mode == "DCR" else np.repeat(colours, r * r)
+    constants: dict[str, Any] = {
+        "w1": rng.integers(-1, 2, (4, 3, 3, 3)).astype(np.float32),
+        "w2": rng.integers(-2, 3, (3 * r * r, 4, 3, 3)).astype(np.float32) / 32,
+        "b2": rng.integers(0, 256, 3 * r * r).astype(np.float32),
+        "low": np.float32(0),
+        "high": np.float32(255),
+        "scales": np.array([1, 1, r, r], np.float32),
+        "repeated": each.astype(np.int64),
+        "swap": ints(2, 0, 1),
+        "half": np.full((1, 1, 1, 1), 0.5, np.float32),
+        "eight": np.float32(8),
+        "gains": np.array([1, 2, 4], np.float32).reshape(3, 1, 1),
+        "slope": np.full((1, 1, 1), 0.25, np.float32),
+    } | changed
+    anchors = {
+        "channels": ([named("repeat", "Gather", ["planes", "repeated"], "anchor", axis=1), on_v("Add", "anchor")], []),
+        "image": (
+            [],
+            [
+                named("resize", "Resize", ["planes", "", "scales"], "anchor", mode="nearest",
+                      coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+                on_v("Add", "anchor", first=False),
+            ],
+        ),
+        "none": ([], []),
+    }  # fmt: skip
+    small, large = anchors[anchor]
+    written = [
+        named("cast", "Cast", ["frame"], "float", to=TensorProto.FLOAT),
+        named("planes", "Transpose", ["float"], "planes", perm=[0, 3, 1, 2]),
+        named("first", "Conv", ["planes", "w1"], "hidden", pads=[1, 1, 1, 1]),
+        named("last", "Conv", ["hidden", "w2", "b2"][: 2 + bias], "v", pads=[1, 1, 1, 1]),
+        *small,
+        *before,
+        named("shuffle", "DepthToSpace", ["v"], "v", blocksize=r, mode=mode),
+        *large,
+        *after,
+        named("transpose", "Transpose", ["v"], "v", perm=[0, 2, 3, 1]),
+        named("clip", "Clip", ["v", "low", "high"], "v"),
+        named("round", "Round", ["v"], "v"),
+        named("end", "Cast", ["v"], "image", to=TensorProto.UINT8),
+    ]
+    for edit in edits:
+        edit(written)
+    nodes: list[onnx.NodeProto] = []
+    version = 0
+    for node in written:
+        inputs = [f"v{version}" if name == "v" else name for name in node.input]
+        version += node.output[0] == "v"
+        nodes.append(onnx.NodeProto())
+        nodes[-1].CopyFrom(node)
+        nodes[-1].name = node.name or f"node_{len(nodes)}"
+        del nodes[-1].input[:], nodes[-1].output[:]
+        nodes[-1].input.extend(inputs)
+        nodes[-1].output.append(f"v{version}" if node.output[0] == "v" else node.output[0])
+    read = {name for node in nodes for name in node.input}
+    output = [size[0], *(r * side if isinstance(side, int) else f"{r}*{side}" for side in size[1:]), 3]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("frame", TensorProto.UINT8, [*size, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, output)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items() if name in read],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def place_of(nodes: Sequence[onnx.NodeProto], name: str) -> int:
+    return [node.name for node in nodes].index(name)
+
+
+def inserted(before: str, *new: onnx.NodeProto) -> Edit:
+    """Other nodes in front of the one with that name."""
+
+    def edit(nodes: list[onnx.NodeProto]) -> None:
+        place = place_of(nodes, before)
+        nodes[place:place] = new
+
+    return edit
+
+
+def reading(name: str, place: int, tensor: str) -> Edit:
+    """Another input of a node."""
+
+    def edit(nodes: list[onnx.NodeProto]) -> None:
+        nodes[place_of(nodes, name)].input[place] = tensor
+
+    return edit
+
+
+def with_attribute(name: str, **attribute: Any) -> Edit:
+    def edit(nodes: list[onnx.NodeProto]) -> None:
+        for key, value in attribute.items():
+            set_attribute(nodes[place_of(nodes, name)], key, value)
+
+    return edit
+
+
+def image_of(model: onnx.ModelProto, shape: Sequence[int]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    return session.run(None, {"frame": frame})[0]
+
+
+def shuffled(model: onnx.ModelProto, shape: Sequence[int] = (2, 5, 7)) -> onnx.ModelProto:
+    """The model after the pass: rewritten, valid, without remains, and with the same image."""
+    before = model.SerializeToString()
+    result = passes.shuffled_in_frame_order(model)
+    assert model.SerializeToString() == before
+    kinds = [node.op_type for node in result.graph.node]
+    assert not {"DepthToSpace", "Resize"} & set(kinds)
+    assert kinds[-2:] == ["Reshape", "Cast"]
+    onnx.checker.check_model(result, full_check=True)
+    assert result.graph.output == model.graph.output
+    assert without_unused_initializers(result) == result
+    read = {name for node in result.graph.node for name in node.input}
+    assert {name for node in result.graph.node for name in node.output} <= read | {"image"}
+    names = [node.name for node in result.graph.node]
+    assert len(set(names)) == len(names)
+    np.testing.assert_array_equal(image_of(result, shape), image_of(model, shape))
+    assert passes.shuffled_in_frame_order(result) == result
+    return result
+
+
+SCALARS = [
+    on_v("Mul", "half"), on_v("Add", "eight"), on_v("Sub", "eight", first=False), on_v("Div", "half"),
+    on_v("Clip", "", "high"),
+]  # fmt: skip
+SWAP = on_v("Gather", "swap", axis=1)
+
+
+@pytest.mark.parametrize("anchor", ["channels", "image", "none"])
+@pytest.mark.parametrize("mode", ["CRD", "DCR"])
+@pytest.mark.parametrize("size", [("n", "h", "w"), (2, 5, 7)], ids=["free", "fixed"])
+def test_pixel_shuffle_gives_the_order_of_the_frame(anchor: str, mode: str, size: Sequence[int | str]) -> None:
+    model = shuffling(anchor=anchor, mode=mode, size=size)
+    kinds = [node.op_type for node in shuffled(model).graph.node]
+    assert kinds.count("Tile") == (anchor != "none")
+    assert ("Shape" in kinds) == (size[0] == "n")
+    assert len(np.unique(image_of(model, (2, 5, 7)))) > 50
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    r=st.integers(2, 5),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    fixed=st.booleans(),
+    anchor=st.sampled_from(["channels", "image", "none"]),
+    mode=st.sampled_from(["CRD", "DCR"]),
+    bias=st.booleans(),
+    colours=st.tuples(*[st.integers(-3, 2)] * 3),
+    before=st.lists(st.sampled_from(SCALARS), max_size=2),
+    after=st.lists(st.sampled_from([*SCALARS, SWAP]), max_size=3),
+)
+def test_the_image_stays_the_same(r: int, shape: tuple[int, int, int], fixed: bool, **options: Any) -> None:
+    shuffled(shuffling(r, size=shape if fixed else ("n", "h", "w"), **options), shape)
+
+
+def test_order_of_colours_goes_into_the_weights() -> None:
+    """Both swaps together are a third order, and the anchor follows."""
+    result = shuffled(shuffling(3, anchor="image", after=[SWAP, on_v("Mul", "half"), SWAP]))
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
+    (gather,) = [node for node in result.graph.node if node.op_type == "Gather" and node.input[0] == "float"]
+    assert constants[gather.input[1]].tolist() == [1, 2, 0]
+    assert "swap" not in constants
+
+
+def test_frame_that_only_the_anchor_reads_as_planes() -> None:
+    """The Transpose in front of the anchor goes as well."""
+    also = named("also", "Transpose", ["float"], "also", perm=[0, 3, 1, 2])
+    result = shuffled(shuffling(edits=[inserted("first", also), reading("first", 0, "also")]))
+    assert "planes" not in {node.name for node in result.graph.node}
+
+
+def test_net_that_computes_at_another_size_than_the_frame() -> None:
+    result = shuffled(shuffling(4, anchor="none", edits=[with_attribute("first", strides=[2, 2])]), (2, 6, 8))
+    assert image_of(result, (2, 6, 8)).shape == (2, 12, 16, 3)
+
+
+def test_anchor_on_either_side() -> None:
+    again = [named("again", "Gather", ["planes", "repeated"], "also", axis=1), on_v("Add", "also", first=False)]
+    result = shuffled(shuffling(anchor="image", edits=[inserted("shuffle", *again)]))
+    assert [node.op_type for node in result.graph.node].count("Tile") == 2
+
+
+def another_reader(before: str, tensor: str) -> Edit:
+    return inserted(before, named("other", "Abs", [tensor], "other"))
+
+
+def pooled(nodes: list[onnx.NodeProto]) -> None:
+    nodes[place_of(nodes, "first")].CopyFrom(named("first", "GlobalAveragePool", ["planes"], "hidden"))
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+LEFT_ALONE: dict[str, dict[str, Any]] = {
+    "nothing to shuffle": {"r": 1},
+    "six channels are shuffled": {
+        "anchor": "none", "after": [SWAP], "w2": zeros(24, 4, 3, 3), "b2": zeros(24),
+    },
+    "convolution in groups": {"edits": [with_attribute("last", group=2)], "w2": zeros(12, 2, 3, 3)},
+    "computed weights": {
+        "edits": [inserted("last", named("w", "Abs", ["w2"], "w")), reading("last", 1, "w")],
+    },
+    "another operator before": {"before": [on_v("Tanh")]},
+    "another operator behind": {"after": [on_v("PRelu", "slope")]},
+    "a number for each colour": {"after": [on_v("Mul", "gains")]},
+    "a colour taken twice": {"after": [SWAP], "swap": ints(0, 0, 1)},
+    "another axis gathered": {"after": [on_v("Gather", "swap", axis=0)], "size": (3, 5, 7)},
+    "added to itself": {"after": [on_v("Add", "v")]},
+    "transposed otherwise": {"edits": [with_attribute("transpose", perm=[0, 3, 2, 1])], "size": (1, 5, 5)},
+    "channels of the other mode": {"repeated": ints(*[0, 1, 2] * 4)},
+    "anchor of another tensor": {"edits": [reading("repeat", 0, "hidden")]},
+    "anchor read again": {"edits": [another_reader("shuffle", "anchor")]},
+    "convolution read again": {"edits": [inserted("repeat", named("other", "Abs", ["v"], "other"))]},
+    "image read again": {"edits": [another_reader("clip", "v")]},
+    "weights read again": {"edits": [another_reader("last", "w2")]},
+    "bias read again": {"edits": [another_reader("last", "b2")]},
+    "result read again": {"edits": [lambda nodes: nodes.append(named("other", "Cast", ["image"], "other", to=1))]},
+    "one pixel for the whole frame": {"edits": [pooled], "w2": zeros(12, 3, 3, 3)},
+    "enlarged and rounded up": {"anchor": "image", "edits": [with_attribute("resize", nearest_mode="ceil")]},
+    "enlarged less than it is shuffled": {
+        "r": 4, "anchor": "image", "scales": np.array([1, 1, 2, 2], np.float32),
+        "edits": [with_attribute("first", strides=[2, 2])],
+    },
+    "enlarged smoothly": {"anchor": "image", "edits": [with_attribute("resize", mode="linear")]},
+    "enlarged corner to corner": {
+        "anchor": "image", "edits": [with_attribute("resize", coordinate_transformation_mode="align_corners")],
+    },
+    "enlarged from another tensor": {
+        "anchor": "image",
+        "edits": [inserted("resize", named("other", "Abs", ["planes"], "other")), reading("resize", 0, "other")],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT_ALONE)
+def test_other_graphs_are_left_alone(case: str) -> None:
+    model = shuffling(**LEFT_ALONE[case])
+    result = passes.shuffled_in_frame_order(model)
+    assert result is not model
+    assert result.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+def test_graph_with_a_second_output_or_a_body_is_left_alone() -> None:
+    model = shuffling()
+    model.graph.output.append(helper.make_tensor_value_info("hidden", TensorProto.FLOAT, None))
+    assert passes.shuffled_in_frame_order(model) == model
+    del model.graph.output[1]
+    body = helper.make_graph(
+        [named("outer", "Identity", ["v0"], "o")], "body", [], [helper.make_tensor_value_info("o", 1, None)]
+    )
+    model.graph.node.append(named("if", "If", ["condition"], "chosen", then_branch=body, else_branch=body))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    assert passes.shuffled_in_frame_order(model) == model
+
+
+def test_net_without_a_pixel_shuffle_is_left_alone() -> None:
+    model = graph_of([named("relu", "Relu", ["x"], "y")], opset=17)
+    assert passes.shuffled_in_frame_order(model) == model
