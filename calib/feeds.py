@@ -67,15 +67,16 @@ class Feeds:
     seed: int = 0
 
     def __len__(self) -> int:
-        return sum(len(run) for run in self._runs())
+        return sum(len(run) for run in self.all_runs())
 
-    def _runs(self) -> tuple[tuple[int, ...], ...]:
+    def all_runs(self) -> tuple[tuple[int, ...], ...]:
+        """Frame indices of every run."""
         return self.runs or tuple((index,) for index in range(len(self.frames)))
 
     def steps(self, skip: int = 0) -> Iterator[tuple[int, Feed]]:
         """(number, feed) of every step after the first ``skip``, which must end a run."""
         step = 0
-        for run in self._runs():
+        for run in self.all_runs():
             if step + len(run) <= skip:
                 step += len(run)
                 continue

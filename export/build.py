@@ -10,12 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calib.dataset import CalibrationSet
+from calib.dataset import HOW_TO_MAKE, CalibrationSet
 from export import variants
-from export.bundle import add_parity, new_bundle_folder, refuse_existing, without_bf16, write_files
+from export.bundle import (
+    add_parity,
+    draft_manifest,
+    new_bundle_folder,
+    refuse_existing,
+    without_bf16,
+    write_files,
+)
 from export.config import BuildConfig
 from export.frame_io import FrameGraph, frame_graph, measured_halo
 from export.generators import load_generator
+from export.int8 import Int8Result, earned, make_int8
 from export.onnx_graph import graph_from_generator
 from export.parity import VariantParity, measure, parity_pairs, record, tile_difference, tile_frame
 from export.report import html_report
@@ -26,7 +34,7 @@ from runtime.sessions import available_backends
 
 Progress = Callable[[str], None]
 
-VARIANTS = ("fp32", "fp16")
+VARIANTS = ("fp32", "fp16", "int8")  # as asked for; int8 stands for its three forms
 MAX_FIXED_SIDE = 4096  # pixels; activations of a larger whole frame take many gigabytes
 
 
@@ -38,6 +46,7 @@ class Built:
     results: tuple[VariantParity, ...]
     halo: int
     tile_difference: int | None
+    int8: Int8Result | None = None
 
 
 def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
@@ -67,22 +76,27 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
     progress("exporting to ONNX")
     canonical = graph_from_generator(graph, loaded.size_rule, config.shape)
+    draft = draft_manifest(
+        name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), halo, config.shape
+    )
     models = {"fp32": canonical}
     if "fp16" in config.variants:
         progress("deriving the fp16 variant")
         models["fp16"] = variants.fp16_from_graph(canonical)
-    models = {variant: models[variant] for variant in config.variants}
+    int8 = make_int8(canonical, draft, config.int8, config.recipe, progress) if "int8" in config.variants else None
+    if int8 is not None:
+        models.update(int8.models)
     material = CalibrationSet.from_paths(config.frames) if config.frames else CalibrationSet.built_in()
     pairs = parity_pairs(loaded, material, config.shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
-        bundle = write_files(
-            folder, name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), models,
-            halo, config.shape, pairs,
-        )  # fmt: skip
+        bundle = write_files(folder, draft, models, pairs, int8.float_layers if int8 is not None else {})
         results = measure(bundle, pairs, progress)
         _gate(name, results)
         if any(not result.report.passed for result in results):  # bf16, or the gate would have raised
             bundle = without_bf16(bundle)
+        if int8 is not None:
+            bundle, results, int8 = earned(bundle, results, pairs, int8, config.int8, progress)
+            int8.write_recipe(folder)
         seams = None
         if loaded.tileable and config.shape is None:
             progress("comparing tiles with the whole frame")
@@ -100,8 +114,11 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             "halo": halo,
             "tile_difference": seams,
         }
-        add_parity(bundle, results, record(results, bundle, extra), html_report(bundle, results, pairs, notes))
-    return Built(target, tuple(results), halo, seams)
+        if int8 is not None:
+            extra["int8"] = int8.to_dict()
+        report = html_report(bundle, results, pairs, notes, int8)
+        add_parity(bundle, results, record(results, bundle, extra), report)
+    return Built(target, tuple(results), halo, seams, int8)
 
 
 def check(place: str, progress: Progress = lambda text: None) -> list[str]:
@@ -153,6 +170,8 @@ def _check(config: BuildConfig) -> None:
     unknown = [variant for variant in config.variants if variant not in VARIANTS]
     if unknown:
         raise UsageError(f"unknown precision {unknown[0]!r}: choose among {', '.join(VARIANTS)}")
+    if "int8" in config.variants and config.recipe is None and (config.int8 is None or not config.int8.material):
+        raise UsageError(f"INT8 needs frames to calibrate with: {HOW_TO_MAKE}, then add --calib SET")
     if "fp32" not in config.variants:
         raise UsageError("every bundle needs the fp32 variant: the others are measured and derived from it")
     if config.name is not None and _bundle_name(Path(config.name)) != config.name:

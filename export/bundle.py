@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from runtime.manifest import (
     FileRef,
     Geometry,
     Golden,
+    Limits,
     Manifest,
     Port,
     Weights,
@@ -57,37 +58,21 @@ def new_bundle_folder(target: Path, *, force: bool) -> Iterator[Path]:
         yield temporary
 
 
-def write_files(
-    folder: Path,
+def draft_manifest(
     name: str,
     loaded: LoadedGenerator,
     checkpoint: Checkpoint,
     licence: str,
     trained_on: str,
-    models: dict[str, onnx.ModelProto],
     halo: int,
     shape: tuple[int, int] | None,
-    pairs: Sequence[Pair],
-) -> Bundle:
-    """Write models, golden frames and a manifest that parity can already be measured with."""
-    artifacts = {}
-    for variant, model in models.items():
-        data = model.SerializeToString()
-        artifacts[variant] = Artifact(f"model.{variant}.onnx", _write(folder / f"model.{variant}.onnx", data))
-    (folder / "golden").mkdir()
-    golden = []
-    for index, pair in enumerate(golden_pairs(pairs)):
-        golden.append(
-            Golden(
-                _write_picture(folder, f"golden/{index}.input.png", pair.frame),
-                _write_picture(folder, f"golden/{index}.output.png", pair.reference),
-            )
-        )
+) -> Manifest:
+    """What is known of a bundle before its files are: ports and geometry, no artifacts yet."""
     scale = loaded.scale
     free: tuple[int | str, ...] = ("n", "h", "w") if shape is None else (1, *shape)
     scaled: tuple[int | str, ...] = ("n", "sh", "sw") if shape is None else (1, shape[0] * scale, shape[1] * scale)
     frame = Port("frame", "frame", "uint8", (*free, 3))
-    manifest = Manifest(
+    return Manifest(
         name=name,
         task=loaded.task,
         generator=loaded.family,
@@ -98,6 +83,35 @@ def write_files(
             *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
         ),
         geometry=Geometry(scale, loaded.size_rule, halo, loaded.tileable, shape),
+        artifacts={},
+        limits={},
+        golden=(),
+    )
+
+
+def write_files(
+    folder: Path,
+    draft: Manifest,
+    models: Mapping[str, onnx.ModelProto],
+    pairs: Sequence[Pair],
+    float_layers: Mapping[str, tuple[str, ...]],
+) -> Bundle:
+    """Write models, golden frames and a manifest that parity can already be measured with."""
+    artifacts = {}
+    for variant, model in models.items():
+        digest = _write(folder / f"model.{variant}.onnx", model.SerializeToString())
+        artifacts[variant] = Artifact(f"model.{variant}.onnx", digest, float_layers.get(variant, ()))
+    (folder / "golden").mkdir()
+    golden = []
+    for index, pair in enumerate(golden_pairs(pairs)):
+        golden.append(
+            Golden(
+                _write_picture(folder, f"golden/{index}.input.png", pair.frame),
+                _write_picture(folder, f"golden/{index}.output.png", pair.reference),
+            )
+        )
+    manifest = replace(
+        draft,
         artifacts=artifacts,
         limits={key: LIMITS[key] for key in (*models, "bf16") if key in LIMITS},
         golden=tuple(golden),
@@ -123,6 +137,19 @@ def without_bf16(bundle: Bundle) -> Bundle:
     """The same bundle, whose manifest does not allow bfloat16: the net loses too much in it."""
     limits = {key: limit for key, limit in bundle.manifest.limits.items() if key != "bf16"}
     return replace(bundle, manifest=replace(bundle.manifest, limits=limits))
+
+
+def without_variant(bundle: Bundle, variant: str) -> Bundle:
+    """The same bundle without one artifact; its file is deleted."""
+    (bundle.folder / bundle.manifest.artifacts[variant].file).unlink()
+    artifacts = {name: artifact for name, artifact in bundle.manifest.artifacts.items() if name != variant}
+    limits = {name: limit for name, limit in bundle.manifest.limits.items() if name != variant}
+    return replace(bundle, manifest=replace(bundle.manifest, artifacts=artifacts, limits=limits))
+
+
+def with_limits(bundle: Bundle, limits: Mapping[str, Limits]) -> Bundle:
+    """The same bundle with further limits, which its figures are then judged by."""
+    return replace(bundle, manifest=replace(bundle.manifest, limits={**bundle.manifest.limits, **limits}))
 
 
 def add_parity(bundle: Bundle, results: Sequence[VariantParity], record: dict[str, Any], report: str) -> Bundle:

@@ -18,6 +18,7 @@ from runtime.errors import EXIT_OK, UsageError, printable
 from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
+    from calib.quantise import Int8Config
     from export.build import Built
 
 #: what `inspect` shows of an artifact's parity
@@ -64,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--name", help="name of the bundle (default: the file's name)")
     build.add_argument(
-        "--precision", default="fp32,fp16", metavar="LIST", help="variants to write (default: fp32,fp16)"
+        "--precision", metavar="LIST", help="of fp32, fp16, int8 (default: fp32,fp16, and int8 with --calib)"
     )
+    _int8_options(build)
     build.add_argument("--shape", metavar="HxW", help="one fixed frame size (default: any size)")
     build.add_argument(
         "--frames",
@@ -99,6 +101,83 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _int8_options(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--calib",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SET",
+        help="frames to calibrate INT8 with: sets of `python -m calib sample`, folders, pictures; or a recipe.json",
+    )
+    build.add_argument(
+        "--budget-db",
+        type=_positive,
+        default=0.1,
+        metavar="DB",
+        help="what INT8 may lose against ground truth, that is frames reduced and restored (default: 0.1)",
+    )
+    build.add_argument(
+        "--budget-delta-e", type=_positive, metavar="DE", help="largest mean colour difference (CIEDE2000) to float"
+    )
+    build.add_argument(
+        "--budget-psnr",
+        type=_positive,
+        default=40.0,
+        metavar="DB",
+        help="PSNR against float that INT8 must keep where there is no ground truth (default: 40)",
+    )
+    build.add_argument(
+        "--observer",
+        default="auto",
+        metavar="NAME",
+        help="range rule: max, percentile, percentile:99.99, mse, entropy (default: the one of the first three that "
+        "loses least)",
+    )
+    build.add_argument(
+        "--float-layers", default="", metavar="LIST", help="layers that stay in float: first, last, or names"
+    )
+    build.add_argument("--no-equalise", action="store_true", help="leave the channels' ranges as they are")
+    build.add_argument(
+        "--bias-correction", choices=["auto", "on", "off"], default="auto", help="(default: where it loses less)"
+    )
+    build.add_argument("--keep-slow-int8", action="store_true", help="keep INT8 where it is not faster on this device")
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _int8(options: argparse.Namespace) -> tuple[Int8Config | None, Path | None]:
+    """What the options say about INT8: how to find it, or the recipe that says it."""
+    from calib.observers import observer_named
+    from calib.quantise import Int8Config
+    from calib.sensitivity import Budget
+
+    if options.observer != "auto":
+        observer_named(options.observer)
+    if any(path.suffix == ".json" for path in options.calib):
+        if len(options.calib) > 1:
+            raise UsageError("--calib takes one recipe.json, or sets and pictures, not both")
+        return None, options.calib[0]
+    config = Int8Config(
+        material=tuple(options.calib),
+        budget=Budget(options.budget_db, options.budget_delta_e, options.budget_psnr),
+        observer=options.observer,
+        equalise=not options.no_equalise,
+        bias_correction={"auto": None, "on": True, "off": False}[options.bias_correction],
+        float_layers=tuple(name.strip() for name in options.float_layers.split(",") if name.strip()),
+        keep_slow=options.keep_slow_int8,
+    )
+    return config, None
+
+
 def _build(options: argparse.Namespace) -> int:
     from export.build import build
     from export.config import BuildConfig
@@ -108,22 +187,28 @@ def _build(options: argparse.Namespace) -> int:
     if options.name and len(weights) > 1:
         raise UsageError("--name fits one checkpoint only")
     shape = _size(options.shape) if options.shape else None
+    int8, recipe = _int8(options)
+    precision = options.precision or ("fp32,fp16,int8" if options.calib else "fp32,fp16")
     results = []
     for entry in weights:
         config = BuildConfig(
             weights=entry,
             output=options.output,
             name=options.name,
-            variants=tuple(part.strip() for part in options.precision.split(",") if part.strip()),
+            variants=tuple(part.strip() for part in precision.split(",") if part.strip()),
             shape=shape,
             frames=tuple(options.frames),
             engine=options.engine,
             force=options.force,
             licence=options.licence,
+            int8=int8,
+            recipe=recipe,
         )
         built = build(config, Clock())
         out = text_stream(options.json)
         print(parity_table(built), file=out)
+        for line in int8_lines(built):
+            print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
         results.append(built)
     if options.json:
@@ -230,11 +315,32 @@ def parity_table(built: Built) -> str:
     return table(head, rows, left=3)
 
 
+def int8_lines(built: Built) -> list[str]:
+    """What a build has to say about INT8, one line for each variant."""
+    if built.int8 is None:
+        return []
+    lines = []
+    for variant in built.int8.models:
+        if variant in built.int8.dropped:
+            continue
+        layers = built.int8.float_layers[variant]
+        found = built.int8.searches.get(variant)
+        line = f"{variant}: {len(layers)} layers in float" + (f" ({', '.join(layers)})" if layers else "")
+        if found is not None:
+            loss = found.best.loss
+            truth = f"{loss.truth_db:.3f} dB from ground truth, " if loss.truth_db is not None else ""
+            line += f"; loses {truth}{loss.psnr_db:.2f} dB PSNR and ΔE {loss.delta_e:.2f} against float"
+        lines.append(line)
+    lines += [f"{variant} dropped: {reason}" for variant, reason in built.int8.dropped.items()]
+    return lines
+
+
 def _as_dict(built: Built) -> dict[str, Any]:
     return {
         "bundle": str(built.folder),
         "halo": built.halo,
         "tile_difference": built.tile_difference,
+        "int8": built.int8.to_dict() if built.int8 is not None else None,
         "results": [
             {"variant": result.choice.variant, "engine": result.key, **result.report.to_dict()}
             for result in built.results

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from calib.quantise import Int8Config
 from runtime.manifest import Limits
 
 #: What each variant must reach against PyTorch on real frames.
@@ -23,6 +24,7 @@ class BuildConfig:
 
     ``shape`` is (height, width) for a graph of one fixed size, or None for any size.
     ``frames`` are pictures or folders for parity and golden frames; empty means the built-in photos.
+    ``int8`` says how INT8 variants are found, ``recipe`` names a recipe.json that makes them without frames.
     """
 
     weights: str
@@ -34,6 +36,8 @@ class BuildConfig:
     engine: str = "auto"
     force: bool = False
     licence: str | None = None
+    int8: Int8Config | None = None
+    recipe: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from runtime.errors import GenedgeError
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Geometry
 from runtime.metrics import ParityReport, compare
-from runtime.sessions import Choice, Session, open_session, runnable
+from runtime.sessions import Choice, Session, available_backends, open_session, runnable
 from runtime.tiles import TiledSession
 from runtime.verify import limits_for
 
@@ -141,7 +141,7 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
     Raises :class:`GenedgeError` where a variant can run on no engine here.
     """
     results = []
-    choices = runnable(bundle)
+    choices = [*runnable(bundle), *simulated(bundle)]
     for variant in bundle.manifest.artifacts:
         if not any(choice.variant == variant for choice in choices):
             raise GenedgeError(f'no engine here runs the {variant} variant: pip install "genedge[cpu]"')
@@ -156,6 +156,13 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
         )
         results.append(VariantParity(choice, report, outputs[report.worst_frame], engine))
     return results
+
+
+def simulated(bundle: Bundle) -> list[Choice]:
+    """Artifacts for engines that this version does not run yet: measured in ONNX Runtime, which computes the same."""
+    if "int8-strong" not in bundle.manifest.artifacts or "onnxruntime" not in available_backends():
+        return []
+    return [Choice("onnxruntime", "int8", "int8-strong", "simulated")]
 
 
 def tile_size(geometry: Geometry, height: int, width: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from html import escape
 import cv2
 import numpy as np
 
+from export.int8 import Int8Result
 from export.parity import Pair, VariantParity
 from runtime.bundle import Bundle
 from runtime.frames import Frame
@@ -32,7 +33,13 @@ figcaption { color: #57606a; font-size: .85rem }
 """
 
 
-def html_report(bundle: Bundle, results: Sequence[VariantParity], pairs: Sequence[Pair], notes: Sequence[str]) -> str:
+def html_report(
+    bundle: Bundle,
+    results: Sequence[VariantParity],
+    pairs: Sequence[Pair],
+    notes: Sequence[str],
+    int8: Int8Result | None = None,
+) -> str:
     """The page's text. ``pairs`` are the frames that ``results`` were measured on, in the same order."""
     manifest = bundle.manifest
     rows = "".join(_row(result) for result in results)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from calib.graph import checked, copy_of, replace_nodes, without_unused_initializers
@@ -27,6 +28,8 @@ FP32_OPERATORS = frozenset(
     }
 )
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+STRONG_OPSET, STRONG_IR = 19, 9  # the first opset whose scales may be float16, and the IR version that came with it
 _FP16_MAX = float(np.finfo(np.float16).max)  # 65504
 
 
@@ -61,6 +64,7 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
         and not any(name in constants and _beyond_float16(constants[name]) for name in node.input)
         for index, node in enumerate(graph.node)
     ]
+    _pairs_as_their_readers(graph, half, constants)
     half_names = {name for index, node in enumerate(graph.node) if half[index] for name in node.output}
     fixed = {port.name for port in graph.output}
     nodes: list[NodeProto] = []
@@ -110,6 +114,49 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
     return checked(without_unused_initializers(model))
 
 
+def strong_from_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The ``int8-strong`` variant of a graph in the TensorRT form: opset 19, where scales may be float16.
+
+    Strongly typed TensorRT computes a layer in the type of its pairs' scales, and a Cast between a pair and its layer
+    would keep the two from becoming one INT8 kernel. So pairs take the type of the layer that reads them. Layers whose
+    scales float16 cannot hold precisely keep float32 pairs.
+
+    Raises:
+        GenedgeError: ONNX's converter cannot lift the graph, or as :func:`fp16_from_graph`.
+    """
+    try:
+        lifted = onnx.version_converter.convert_version(model, STRONG_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own classes
+        first = str(error).splitlines()[0]
+        raise GenedgeError(f"the int8-strong variant needs opset {STRONG_OPSET}: {first}") from None
+    lifted.ir_version = STRONG_IR
+    return fp16_from_graph(lifted)
+
+
+def _pairs_as_their_readers(graph: onnx.GraphProto, half: list[bool], constants: dict[str, TensorProto]) -> None:
+    """Give QuantizeLinear and DequantizeLinear the type of the nodes that read them, and both types their reasons."""
+    readers: dict[str, list[int]] = {}
+    producer: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        producer.update(dict.fromkeys(node.output, index))
+        for name in node.input:
+            readers.setdefault(name, []).append(index)
+    imprecise = {
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type in _PAIR and node.input[1] in constants and _imprecise_in_float16(constants[node.input[1]])
+    }
+    for index in imprecise:
+        if graph.node[index].op_type == "DequantizeLinear":  # its layer, and so the layer's other pair, stay float32
+            for reader in readers.get(graph.node[index].output[0], []):
+                half[reader] = False
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type in _PAIR:
+            following = readers.get(node.output[0], [])
+            half[index] = index not in imprecise and bool(following) and any(half[reader] for reader in following)
+
+
 def _attributes(graph: onnx.GraphProto) -> Iterable[onnx.AttributeProto]:
     return (attribute for node in graph.node for attribute in node.attribute)
 
@@ -143,3 +190,9 @@ def _beyond_float16(tensor: TensorProto) -> bool:
     values = np.abs(numpy_helper.to_array(tensor))
     largest = float(np.max(values)) if values.size else 0.0
     return largest > _FP16_MAX or (largest > 0 and float(np.float16(largest)) == 0)
+
+
+def _imprecise_in_float16(tensor: TensorProto) -> bool:
+    """Whether float16 changes a scale by more than a thousandth: it has too few bits left for tiny numbers."""
+    values = numpy_helper.to_array(tensor).astype(np.float64)
+    return bool(np.any(np.abs(values.astype(np.float16) - values) > 1e-3 * np.abs(values)))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError, MissingExtraError, UsageError
+from runtime.manifest import Manifest
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.sessions.recurrent import Recurrence, RecurrentSession, Stepper, recurrence_of
 
-__all__ = ["Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable"]
+__all__ = [
+    "Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable",
+    "session_for",
+]  # fmt: skip
 
 BACKENDS = ("tensorrt", "openvino", "onnxruntime")  # in the order of preference
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -76,6 +81,9 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     else:
         why = "asked for"
     artifacts = bundle.manifest.artifacts
+    if precision == "auto" and (figures := _parity_of_int8(bundle, backend)) is not None:
+        told = f"{figures.get('psnr_db', 0.0):.1f} dB and ΔE {figures.get('delta_e', 0.0):.2f} from PyTorch"
+        return Choice(backend, "int8", _VARIANT_OF[backend]["int8"], f"{backend} int8: {why}, {told}")
     if precision != "auto":
         variant = _VARIANT_OF[backend].get(precision)
         if variant is None:
@@ -103,6 +111,12 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     raise GenedgeError(f"{bundle.manifest.name} has no variant for {backend}, only {', '.join(artifacts)}")
 
 
+def _parity_of_int8(bundle: Bundle, backend: str) -> Mapping[str, float] | None:
+    """The recorded figures of INT8 on this engine, None without. A bundle holds INT8 only where it earned its place."""
+    artifact = bundle.manifest.artifacts.get(_VARIANT_OF[backend]["int8"])
+    return None if artifact is None else artifact.parity.get(f"{backend}-int8")
+
+
 def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1) -> Session:
     """Load the chosen variant into its engine. The caller closes the session.
 
@@ -114,8 +128,16 @@ def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight:
 
     Raises :class:`GenedgeError` for a damaged bundle, or one that the engine cannot run.
     """
-    model, scale = bundle.read_model(choice.variant), bundle.manifest.geometry.scale
-    recurrence = recurrence_of(bundle.manifest)
+    model = bundle.read_model(choice.variant)
+    return session_for(model, bundle.manifest, choice, threads=threads, in_flight=in_flight, streams=streams)
+
+
+def session_for(
+    model: bytes, manifest: Manifest, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1
+) -> Session:
+    """A session for a model that lies in no bundle yet: ``model`` is the ONNX file's bytes, ``manifest`` describes its
+    ports. Otherwise as :func:`open_session`."""
+    scale, recurrence = manifest.geometry.scale, recurrence_of(manifest)
     if recurrence is not None:
         stepper = _open_stepper(model, recurrence, choice, threads)
         return RecurrentSession(stepper, recurrence, scale, in_flight=in_flight)
