@@ -1,4 +1,4 @@
-"""Command line of the calibration material: parse, call one function, print, exit code.
+"""Command line of calibration: parse, call one function, print, exit code.
 
 NumPy, OpenCV and PyAV are imported by the verb that needs them, so ``--help`` answers at once.
 """
@@ -18,9 +18,17 @@ from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
     from calib.sample import Sampled, Wanted
+    from calib.sensitivity import Loss
 
 #: package that an import may miss -> the extra that brings it; None: a base dependency
-EXTRAS: dict[str, str | None] = {"cv2": None, "av": None, "numpy": None}
+EXTRAS: dict[str, str | None] = {
+    "cv2": None,
+    "av": None,
+    "numpy": None,
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "openvino": "cpu",
+}
 
 DEFAULT_SIZE = (256, 256)  # height, width
 RECURRENT_RUN = 8  # frames of a run for nets with a state
@@ -35,12 +43,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m calib",
-        description="Material to calibrate INT8 with: choose it from videos and pictures, and look at it.",
+        description="Material to calibrate INT8 with: choose it, look at it, and see which layers INT8 hurts.",
         epilog="Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_sample(verbs)
     _add_inspect(verbs)
+    _add_sensitivity(verbs)
     return parser
 
 
@@ -85,6 +94,28 @@ def _add_inspect(verbs: Any) -> None:
     )
     json_option(inspect)
     inspect.set_defaults(verb=_inspect)
+
+
+def _add_sensitivity(verbs: Any) -> None:
+    sensitivity = verbs.add_parser(
+        "sensitivity",
+        help="rank a bundle's layers by the damage that each does alone in INT8",
+        description="Quantise one layer at a time, leave all others in float, and measure what that costs: the most "
+        "harmful layer comes first. Needs the extras export and cpu, no torch.",
+    )
+    sensitivity.add_argument("bundle", metavar="BUNDLE", help="folder, or name in ./bundles and $GENEDGE_BUNDLES")
+    sensitivity.add_argument(
+        "--calib", type=Path, nargs="+", required=True, metavar="SET", help="sets, folders or pictures to measure with"
+    )
+    sensitivity.add_argument(
+        "--variant", choices=["int8", "int8-ort"], default="int8", help="form and engine (default: int8, on OpenVINO)"
+    )
+    sensitivity.add_argument(
+        "--observer", default="percentile", metavar="NAME", help="range rule (default: percentile)"
+    )
+    sensitivity.add_argument("--no-equalise", action="store_true", help="leave the channels' ranges as they are")
+    json_option(sensitivity)
+    sensitivity.set_defaults(verb=_sensitivity)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -232,3 +263,56 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         rest = [sum(int(row[column]) for row in rows[MOST_ROWS:]) for column in range(1, len(head))]
         shown.append((f"{len(rows) - MOST_ROWS} more", *map(str, rest)))
     return table(head, [(printable(row[0]), *row[1:]) for row in shown], left=1)
+
+
+# --- sensitivity ------------------------------------------------------------------------------------------------------
+
+
+def _sensitivity(options: argparse.Namespace) -> int:
+    import onnx
+
+    from calib.quantise import Int8Config, form_of, judging, prepare
+    from calib.sensitivity import rank
+    from runtime.bundle import open_bundle
+    from runtime.stats import Clock
+
+    bundle = open_bundle(options.bundle)
+    if "fp32" not in bundle.manifest.artifacts:
+        raise UsageError(f"{options.bundle} has no fp32 variant, which INT8 is made from")
+    model = onnx.load_model_from_string(bundle.read_model("fp32"))
+    config = Int8Config(tuple(options.calib), observer=options.observer, equalise=not options.no_equalise)
+    progress = Clock()
+    prepared = prepare(model, bundle.manifest, config, progress)
+    play, judge = judging(prepared, options.variant)
+    ranges = prepared.tables[options.observer]
+    form = form_of(options.variant, None)
+    together = judge.loss(play(form.build(prepared.model, ranges, ())))
+    damages = rank(prepared.model, form, ranges, play, judge, progress)
+    out = text_stream(options.json)
+    truth = together.truth_db is not None
+    head = ("layer", "kind", "channels", "PSNR dB", "ΔE2000", *(["truth dB"] if truth else []))
+    rows = [
+        (
+            printable(damage.layer.name),
+            damage.layer.op,
+            f"{damage.layer.channels_in}-{damage.layer.channels_out}",
+            *_figures(damage.loss),
+        )
+        for damage in damages
+    ]
+    print(table(head, [*rows, ("all together", "", "", *_figures(together))], left=2), file=out)
+    judged = "reduced and restored frames" if truth else "frames"
+    print(
+        f"{options.variant} with {options.observer} ranges on {len(prepared.clips.inputs)} {judged}: PSNR and ΔE2000 "
+        "against float" + (", and dB lost against the ground truth" if truth else ""),
+        file=out,
+    )
+    if options.json:
+        layers = [{"layer": damage.layer.name, **damage.loss.to_dict()} for damage in damages]
+        write_json(options.json, {"variant": options.variant, "layers": layers, "all": together.to_dict()})
+    return EXIT_OK
+
+
+def _figures(loss: Loss) -> tuple[str, ...]:
+    figures = (f"{loss.psnr_db:.2f}", f"{loss.delta_e:.3f}")
+    return figures if loss.truth_db is None else (*figures, f"{loss.truth_db:.3f}")

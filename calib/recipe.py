@@ -33,7 +33,8 @@ class Recipe:
 
     ``graph``: SHA-256 of the canonical float32 graph's bytes. ``material``: digest and description of the calibration
     set. ``equalisation``: tensor -> divisor of each channel, applied before anything else. ``ranges``: observer ->
-    tensor -> range, of the equalised graph, before and behind every activation. ``means``: tensor -> mean of each channel.
+    tensor -> range, of the equalised graph, before and behind every activation. ``means``: tensor -> mean of every
+    channel.
     """
 
     graph: str

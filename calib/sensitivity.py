@@ -29,7 +29,7 @@ MAX_CURVE = 24  # points of the trade-off curve that are measured at most
 class Loss:
     """What a quantised graph loses, over all frames of a :class:`Judge`.
 
-    ``drift_db`` is how much further from float the second half of each run is than the first, for recurrent nets, 0 else.
+    ``drift_db`` is how much further from float the second half of each run is than the first; 0 without runs.
     ``psnr_db`` and ``delta_e`` (mean CIEDE2000) compare it with the float graph. ``truth_db`` is how many dB of luma
     PSNR (BT.601) it is further from the ground truth than the float graph, None where there is no truth: the mean over
     the frames, where a frame that happens to come closer counts as no loss, so that luck on one hides nothing. To both
@@ -49,8 +49,8 @@ class Loss:
 class Budget:
     """How much may be lost: ``db`` against ground truth; where there is none ``psnr_db`` must be kept against float.
 
-    ``delta_e`` limits the mean colour difference (CIEDE2000) to float, None does not. A recurrent net may not drift away
-    by more than ``drift_db``.
+    ``delta_e`` limits the mean colour difference (CIEDE2000) to float, None does not. A recurrent net may not drift
+    away by more than ``drift_db``.
     """
 
     db: float = 0.1

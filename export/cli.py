@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.cli import dispatch, json_option
 from runtime.errors import EXIT_OK, UsageError, printable
 from runtime.report import table, text_stream, write_json
+from runtime.stats import Clock
 
 if TYPE_CHECKING:
     from calib.quantise import Int8Config
@@ -285,16 +284,6 @@ def _inspect_checkpoint(path: Path) -> int:
     print(f"family: {generator.id} ({generator.title})")
     print(f"scale {loaded.scale}" + (f", {facts}" if facts else ""))
     return EXIT_OK
-
-
-class Clock:
-    """Progress to stderr: one line a step, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def parity_table(built: Built) -> str:

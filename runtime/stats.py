@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -301,3 +302,23 @@ def _duration(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Clock:
+    """Steps of a long job to stderr: one line each, with the seconds since the start.
+
+    Lines that differ from the one before in numbers only, such as ``frame 3 of 80``, come every two seconds at most.
+    """
+
+    EVERY = 2.0  # seconds
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._kind, self._printed = "", 0.0
+
+    def __call__(self, text: str) -> None:
+        now, kind = time.monotonic(), re.sub(r"\d+", "", text)
+        if kind == self._kind and now - self._printed < self.EVERY:
+            return
+        self._kind, self._printed = kind, now
+        print(f"[{now - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
