@@ -65,14 +65,17 @@ class Statistics:
 
     def save(self, path: Path, key: str) -> None:
         """Write to ``path`` in one rename, so that a reader never sees half of it."""
-        arrays: dict[str, NDArray[Any]] = {"key": np.array(key), "steps": np.array(self.steps)}
-        for number, (name, record) in enumerate(self.tensors.items()):
-            arrays[f"{number}.name"] = np.array(name)
+        arrays: dict[str, NDArray[Any]] = {
+            "key": np.array(key),
+            "steps": np.array(self.steps),
+            "names": np.array(list(self.tensors), dtype=np.str_),
+            "weights": np.array([record.weight for record in self.tensors.values()]),
+        }
+        for number, record in enumerate(self.tensors.values()):
             if record.lowest is None or record.highest is None or record.mean is None:
                 continue
-            channels = np.stack([record.lowest, record.highest, record.mean])
-            arrays[f"{number}.channels"], arrays[f"{number}.weight"] = channels, np.array(record.weight)
-            arrays.update({f"{number}.{key}": value for key, value in record.histogram.to_arrays().items()})
+            arrays[f"{number}.channels"] = np.stack([record.lowest, record.highest, record.mean])
+            arrays |= {f"{number}.{part}": value for part, value in record.histogram.to_arrays().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".calib-", suffix=".npz", dir=path.parent)
         try:
@@ -91,14 +94,12 @@ class Statistics:
                 if str(arrays["key"]) != key:
                     return None
                 tensors = {}
-                for number in range(sum(name.endswith(".name") for name in arrays.files)):
-                    record = TensorRecord()
-                    if f"{number}.channels" in arrays.files:
+                for number, (name, weight) in enumerate(zip(arrays["names"], arrays["weights"], strict=True)):
+                    record = tensors[str(name)] = TensorRecord(weight=float(weight))
+                    if record.weight:
                         record.lowest, record.highest, record.mean = np.array(arrays[f"{number}.channels"])
-                        record.weight = float(arrays[f"{number}.weight"])
-                        part = {name: np.array(arrays[f"{number}.{name}"]) for name in ("counts", "range")}
-                        record.histogram = Histogram.from_arrays(part)
-                    tensors[str(arrays[f"{number}.name"])] = record
+                        parts = {part: np.array(arrays[f"{number}.{part}"]) for part in ("counts", "range")}
+                        record.histogram = Histogram.from_arrays(parts)
                 return cls(tensors, int(arrays["steps"]))
         except Exception:  # whatever a damaged file makes numpy, zipfile and zlib raise, it is measured again
             return None
@@ -144,7 +145,7 @@ def collect(
     if not total:
         raise GenedgeError("there is no frame to calibrate with")
     names = wanted_tensors(layers)
-    key = hashlib.sha256(f"2 {digest_of(model)} {feeds.identity} {' '.join(names)}".encode()).hexdigest()
+    key = hashlib.sha256(f"3 {digest_of(model)} {feeds.identity} {' '.join(names)}".encode()).hexdigest()
     path = cache / f"{key}.npz" if cache is not None else None
     statistics = (Statistics.load(path, key) if path else None) or Statistics({name: TensorRecord() for name in names})
     if statistics.steps >= total:
