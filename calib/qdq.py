@@ -231,7 +231,7 @@ def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
         half = len(pads) // 2
         full = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)
         value = np.float32(gain * np.clip(np.round(border), -PIXEL_MIDDLE, PIXEL_MIDDLE - 1))
-        inputs = [centred, edit.constant(f"{node.name}.pads", full), edit.constant(f"{node.name}.border", value)]
+        inputs = [centred, edit.constant(f"{layer.source}.pads", full), edit.constant(f"{layer.source}.border", value)]
         centred = edit.add("Pad", inputs, f"{layer.source}.padded", mode="constant")
         set_attribute(node, "pads", [0] * len(pads))
     weights = edit.value(layer.weight)
