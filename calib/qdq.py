@@ -106,7 +106,7 @@ def qdq_from_graph(
     layers = _chosen(model, settings)
     edit = _Edit(model)
     for layer in layers:
-        node = edit.node(layer.name)
+        node = edit.index.producer[layer.result]
         if settings.centred and layer.affine is not None and _centre(edit, node, layer):
             pass
         else:
@@ -146,7 +146,7 @@ def ort_from_graph(
         return made[name][1]
 
     for layer in layers:
-        node = edit.node(layer.name)
+        node = edit.index.producer[layer.result]
         scale = quantised(_undo(node.input[0], made), layer.source, layer.affine)  # behind a Pad, which ORT keeps
         bias = edit.plain_bias(node, layer)
         least = np.abs(bias) / (scale.astype(np.float64) * MOST_BIAS_STEPS) if bias is not None else None
@@ -213,6 +213,8 @@ def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
     False, and nothing done, where zero is further than half a step from every pixel value and so cannot be padded with.
     """
     if node.op_type != "Conv" or attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        return False
+    if layer.bias is not None and not edit.index.is_constant(layer.bias):
         return False
     assert layer.affine is not None
     gain, offset = layer.affine
@@ -281,13 +283,8 @@ class _Edit:
         self.index = Index(self._model.graph)
         self._names = Names(self._model.graph)
         self.originals = list(self._model.graph.node)
-        self._nodes = {node.name: node for node in self.originals if node.name}
         self._added: list[NodeProto] = []
         self._made: dict[tuple[object, ...], str] = {}  # what was added under which description, to be shared
-
-    def node(self, name: str) -> NodeProto:
-        node: NodeProto = self._nodes[name]
-        return node
 
     def value(self, name: str) -> Floats:
         value = self.index.constant(name)

@@ -125,7 +125,7 @@ def quantised(
     assert {value.dtype for name, value in constants.items() if value.ndim > 1} <= {np.dtype(np.float32)}
     for layer in layers_of(model):
         made = named(result, layer.name)
-        if layer.bias is not None:
+        if layer.bias in constants_of(model):
             assert constants[made.input[2]].dtype == np.float32
     return result
 
@@ -561,6 +561,17 @@ def test_layer_that_cannot_be_centred_has_an_ordinary_pair(nodes: list[NodeProto
     expected = run(model, plain=True, frame=frame)[0]
     bound = reach / 127 * 27
     np.testing.assert_allclose(run(result, plain=True, frame=frame)[0], expected, atol=bound)
+
+
+@BOTH
+def test_bias_that_is_computed_stays_as_it_is(form: Form) -> None:
+    nodes = [*planes_of(), node("Neg", "b", "c"), conv("planes w c", "r"), node("Neg", "r", "y")]
+    model = model_of(nodes, {"w": random(2, 3, 1, 1), "b": random(2)}, FRAME)
+    frame = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
+    result = form(model, measured(model, frame=frame))
+    assert named(result, "r").input[2] == "c"
+    expected = run(model, frame=frame)[0]
+    np.testing.assert_allclose(run(result, plain=True, frame=frame)[0], expected, atol=np.ptp(expected) / 40)
 
 
 def test_zero_that_is_no_pixel_value_matters_only_where_it_is_padded_with() -> None:
