@@ -194,7 +194,8 @@ def form_of(variant: str, means: Mapping[str, list[float]] | None, keep: tuple[s
     """The form of ``int8`` or ``int8-ort``, with biases corrected where ``means`` are given."""
     if variant == "int8-ort":
         return ort_form(Int8Ort(keep), means)
-    return qdq_form(Int8Qdq(keep), means)
+    # ConvTranspose stays float: TensorRT 8 to 10, which read the same file, have wrong-result bugs there
+    return qdq_form(Int8Qdq(keep, transposed=False), means)
 
 
 def prepare(
@@ -208,7 +209,7 @@ def prepare(
     base, factors = model, {}
     if config.equalise:
         progress("measuring the channels' ranges")
-        few = replace(feeds, runs=_spread(feeds.all_runs(), EQUALISE_FRAMES), digest=f"{feeds.digest} few")
+        few = replace(feeds, runs=_spread(feeds.all_runs(), EQUALISE_FRAMES))
         factors = equalisation(model, collect(model, few, threads=config.threads, cache=cache, progress=progress))
         base = equalised(model, factors) if factors else model
     statistics = collect(base, feeds, threads=config.threads, cache=cache, progress=progress)
