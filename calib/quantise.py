@@ -50,7 +50,8 @@ class Int8Config:
     """What the user asks of INT8.
 
     ``material``: calibration sets, folders or pictures. ``observer``: a name for :func:`observer_named`, or ``auto``
-    for the one that loses least. ``equalise``: bring the channels of a tensor to similar ranges first.
+    for the one that loses least. ``equalise``: bring the channels of a tensor to similar ranges first. ``hardened``:
+    measure on hardened frames as well (:func:`calib.truth.hardened`).
     ``bias_correction``: None takes it where less is lost with it. ``float_layers``: layers that stay in float in any
     case, by name, or ``first`` and ``last``. ``keep_slow``: keep variants that are not faster here, for another device.
     ``cache``: folder for measured ranges, None for :func:`default_cache`.
@@ -60,6 +61,7 @@ class Int8Config:
     budget: Budget = field(default_factory=Budget)
     observer: str = "auto"
     equalise: bool = True
+    hardened: bool = True
     bias_correction: bool | None = None  # None: where it loses less
     float_layers: tuple[str, ...] = ()
     keep_slow: bool = False
@@ -204,7 +206,7 @@ def prepare(
     """Check the material, equalise the graph, and measure its tensors. Raises as :func:`quantised`."""
     material = checked_material(config.material, manifest, progress)
     clips = clips_of(material, manifest)
-    feeds = _feeds(material, clips, manifest)
+    feeds = _feeds(material, clips, manifest, hardened=config.hardened)
     cache = config.cache or default_cache()
     base, factors = model, {}
     if config.equalise:
@@ -347,14 +349,17 @@ def named_layers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[str, ...
     return tuple(dict.fromkeys(layer for name in names for layer in known[name]))
 
 
-def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest) -> Feeds:
+def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest, *, hardened: bool) -> Feeds:
     """The material, the same hardened, and what losses are measured on where that is reduced, and so sharper."""
-    own = len(material)
-    parts: list[Sequence[Frame]] = [material.frames, _Hardened(material, manifest)]
-    runs = [*material.runs, *(tuple(own + index for index in run) for run in material.runs)]
-    if clips.truth is not None:
+    parts: list[Sequence[Frame]] = [material.frames]
+    runs = list(material.runs)
+    if hardened:
+        parts.append(_Hardened(material, manifest))
+        runs += [tuple(len(material) + index for index in run) for run in material.runs]
+    if clips.truth is not None and hardened:
+        start = sum(len(part) for part in parts)
         parts.append(clips.inputs)
-        runs += [tuple(2 * own + index for index in run) for run in clips.runs]
+        runs += [tuple(start + index for index in run) for run in clips.runs]
     states = tuple(
         StateRule(port.name, str(port.source), str(port.initial), _channels(port.shape)) for port in manifest.states
     )

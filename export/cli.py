@@ -136,6 +136,9 @@ def _int8_options(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--float-layers", default="", metavar="LIST", help="layers that stay in float: first, last, or names"
     )
+    build.add_argument(
+        "--no-hardened", action="store_true", help="measure ranges on the frames alone, not on sharper copies as well"
+    )
     build.add_argument("--no-equalise", action="store_true", help="leave the channels' ranges as they are")
     build.add_argument(
         "--bias-correction", choices=["auto", "on", "off"], default="auto", help="(default: where it loses less)"
@@ -170,6 +173,7 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config | None, Path | None]:
         budget=Budget(options.budget_db, options.budget_delta_e, options.budget_psnr),
         observer=options.observer,
         equalise=not options.no_equalise,
+        hardened=not options.no_hardened,
         bias_correction={"auto": None, "on": True, "off": False}[options.bias_correction],
         float_layers=tuple(name.strip() for name in options.float_layers.split(",") if name.strip()),
         keep_slow=options.keep_slow_int8,
