@@ -27,9 +27,9 @@ from runtime.frames import Frame
 from runtime.manifest import Manifest
 from runtime.sessions import Choice, available_backends, session_for
 
-JUDGE_FRAMES = 16  # frames that losses are measured on
-JUDGE_RUNS, JUDGE_RUN = 3, 12  # for recurrent nets: runs, and frames of each
-JUDGE_SIDE = 288  # pixels of their longer side at most; of the ground truth where there is one
+JUDGE_FRAMES = 12  # frames that losses are measured on
+JUDGE_RUNS, JUDGE_RUN = 2, 12  # for recurrent nets: runs, and frames of each
+JUDGE_SIDE = 256  # pixels of their longer side at most; of the ground truth where there is one
 LEAST_SIDE = 32  # pixels of a reduced frame; smaller ones are nearly all border
 EQUALISE_FRAMES = 16  # frames that the channels' ranges are first measured on
 FEW_FRAMES = 4
