@@ -249,29 +249,26 @@ def clips_of(material: CalibrationSet, manifest: Manifest) -> Clips:
     geometry = manifest.geometry
     recurrent = bool(manifest.states)
     runs = _spread(material.runs, JUDGE_RUNS if recurrent else JUDGE_FRAMES, whole=recurrent)
-    inputs: list[Frame] = []
-    truth: list[Frame] = []
-    begins: list[bool] = []
     scale = geometry.scale if manifest.task == "super-resolution" and geometry.fixed_size is None else 1
     step, least = geometry.size_rule.multiple * scale, max(LEAST_SIDE, geometry.size_rule.minimum)
+    clips: list[list[Frame]] = []
     for number, run in enumerate(runs):
         harder = None
-        for place, index in enumerate(run[:JUDGE_RUN]):
+        clip = []
+        for index in run[:JUDGE_RUN]:
             frame = material.frames[index]
             if number % 2:
                 smallest = max(LEAST_HARDENED, least * scale)
                 harder = harder or _Harder.of(frame, geometry.fixed_size is None, HARDENED_BY[:1], smallest)
                 frame = harder(frame)
-            if geometry.fixed_size is None:
-                frame = _middle(frame, step)
-            inputs.append(frame if scale == 1 else reduced(frame, scale))
-            truth.append(frame)
-            begins.append(place == 0)
-    if scale == 1:
-        return Clips(tuple(inputs), tuple(begins), None)
-    if any(min(frame.shape[:2]) < least for frame in inputs):
-        return Clips(tuple(truth), tuple(begins), None)
-    return Clips(tuple(inputs), tuple(begins), tuple(truth))
+            clip.append(_middle(frame, step) if geometry.fixed_size is None else frame)
+        clips.append(clip)
+    clips.sort(key=lambda clip: clip[0].shape)  # an engine specialises itself anew whenever the size changes
+    truth = tuple(frame for clip in clips for frame in clip)
+    begins = tuple(place == 0 for clip in clips for place in range(len(clip)))
+    if scale == 1 or any(min(frame.shape[:2]) < least * scale for frame in truth):
+        return Clips(truth, begins, None)
+    return Clips(tuple(reduced(frame, scale) for frame in truth), begins, truth)
 
 
 @dataclass(frozen=True)
