@@ -75,7 +75,8 @@ def equalised(model: onnx.ModelProto, factors: Mapping[str, list[float]]) -> onn
 
     for tensor, numbers in factors.items():
         chain, factor = chains.get(tensor), np.array(numbers, dtype=np.float64)
-        if chain is None or len(factor) != chain.first.channels_out or not (factor > 0).all():
+        right = len(factor) and np.isfinite(factor).all() and (factor > 0).all()
+        if chain is None or len(factor) != chain.first.channels_out or not right:
             raise GenedgeError(f"the equalisation of {tensor} fits no layer: it was measured on another graph")
         assert chain.first.weight_axis is not None
         scale(chain.first.weight, 1 / factor, chain.first.weight_axis)
@@ -89,7 +90,7 @@ def bias_corrected(model: onnx.ModelProto, means: Mapping[str, list[float]], nam
     """Take off the biases of the layers ``names`` what rounding their weights adds to each output channel on average.
 
     ``means`` holds the mean of every channel of a layer's ``source``. (The bias correction of Nagel et al., ICCV 2019.)
-    Layers without a bias, and those that read the frame (their pixels are centred), are left as they are.
+    Layers without a bias of their own, and those that read the frame (their pixels are centred), are left as they are.
     """
     result = copy_of(model)
     tensors = {tensor.name: tensor for tensor in result.graph.initializer}
@@ -101,6 +102,8 @@ def bias_corrected(model: onnx.ModelProto, means: Mapping[str, list[float]], nam
         bias = index.constant(layer.bias)
         mean = np.array(means[layer.source], dtype=np.float64)
         if layer.op != "Conv" or weights is None or bias is None or weights.shape[1] != len(mean):
+            continue
+        if not _read_once(layer.bias, index):
             continue
         scales = weight_scales(weights, 0).reshape(-1, *[1] * (weights.ndim - 1)).astype(np.float64)
         rounded = np.clip(np.round(weights / scales), -LEVELS, LEVELS) * scales
@@ -114,11 +117,6 @@ def _chains(model: onnx.ModelProto, index: Index) -> list[_Chain]:
     readers: dict[str, list[Layer]] = {}
     for layer in layers:
         readers.setdefault(layer.source, []).append(layer)
-    uses: dict[str, int] = {}  # a weight or bias that two layers share cannot be scaled for one of them
-    for layer in layers:
-        for name in (layer.weight, layer.bias):
-            if name is not None:
-                uses[name] = uses.get(name, 0) + 1
     chains = []
     for first in layers:
         following = readers.get(first.activated, [])
@@ -131,10 +129,15 @@ def _chains(model: onnx.ModelProto, index: Index) -> list[_Chain]:
             and following[0].affine is None
             and index.only_reader(first.activated) is not None
             and _groups_of_one(following[0], index)
-            and all(uses[name] == 1 for name in (first.weight, first.bias, following[0].weight) if name is not None)
+            and all(_read_once(name, index) for name in (first.weight, first.bias, following[0].weight) if name)
         ):
             chains.append(_Chain(first, following[0]))
     return chains
+
+
+def _read_once(name: str, index: Index) -> bool:
+    """Whether ``name`` is a constant of one node: one that others read as well cannot be changed for this one."""
+    return index.is_constant(name) and index.only_reader(name) is not None
 
 
 def _groups_of_one(layer: Layer, index: Index) -> bool:

@@ -9,6 +9,7 @@ from runtime.frames import Frame
 
 SUPPORT = 2.0  # input pixels on each side that the cubic kernel reaches at scale 1
 SHARPNESS = -0.5  # of Keys' cubic convolution kernel, as in the benchmarks of the field
+LARGEST_GAIN = 8.0  # of contrast: a frame of less than 32 steps shows mostly noise, and a black one shows nothing else
 
 
 def reduced(frame: Frame, scale: int) -> Frame:
@@ -42,12 +43,13 @@ def hardened(frame: Frame, factor: int, contrast: tuple[float, float] | None = N
 
     ``contrast`` are the values that become black and white, by default those that 1 % of the frame's values lie below
     and above. Compressed or dim video drives a net far less than a sharp picture does, and ranges measured on such
-    video alone clip the first sharp frame that comes. Sides are cut down to a multiple of ``factor``.
+    video alone clip the first sharp frame that comes. Sides are cut down to a multiple of ``factor``. Contrast grows to
+    ``LARGEST_GAIN`` times at most: the first frame of a run may be black, and the noise of a lens cap is no content.
     """
     low, high = contrast_of(frame) if contrast is None else contrast
     height, width = (side - side % factor for side in frame.shape[:2])
     small = reduced(np.ascontiguousarray(frame[:height, :width]), factor) if factor > 1 else frame
-    stretched = (small.astype(np.float32) - low) * (255 / max(high - low, 1.0))
+    stretched = (small.astype(np.float32) - low) * min(255 / max(high - low, 1.0), LARGEST_GAIN)
     return np.clip(np.round(stretched), 0, 255).astype(np.uint8)
 
 

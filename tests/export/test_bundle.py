@@ -3,16 +3,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from checkpoint_factory import exported, frame, loaded
 
-from export.bundle import add_parity, new_bundle_folder, write_files, write_manifest
+from export.bundle import add_parity, draft_manifest, new_bundle_folder, write_files, write_manifest
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
 from export.frame_io import reference_output
@@ -179,19 +180,12 @@ def pairs(count: int) -> list[Pair]:
     return [Pair(image, reference_output(generator, image)) for image in images]
 
 
-def write(folder: Path, shape: tuple[int, int] | None = None, **changes: Any) -> Bundle:
-    settings: dict[str, Any] = {
-        "name": "sr",
-        "loaded": loaded("compact-x2"),
-        "checkpoint": CHECKPOINT,
-        "licence": "MIT",
-        "trained_on": "nothing",
-        "models": {"fp32": exported("compact-x2", shape)},
-        "halo": 3,
-        "shape": shape,
-        "pairs": pairs(6),
-    }
-    return write_files(folder, **(settings | changes))
+def write(
+    folder: Path, shape: tuple[int, int] | None = None, given: Sequence[Pair] = (), **models: onnx.ModelProto
+) -> Bundle:
+    draft = draft_manifest("sr", loaded("compact-x2"), CHECKPOINT, "MIT", "nothing", 3, shape)
+    models = {"fp32": exported("compact-x2", shape), **models}
+    return write_files(folder, draft, models, given or pairs(6), {})
 
 
 def test_written_bundle_can_be_opened_and_says_what_was_given(tmp_path: Path) -> None:
@@ -225,7 +219,7 @@ def test_models_are_written_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (3, 3), (4, 4), (10, 4)])
 def test_golden_frames_are_lossless_and_include_the_odd_size(count: int, kept: int, tmp_path: Path) -> None:
     given = pairs(count)
-    bundle = write(tmp_path, pairs=given)
+    bundle = write(tmp_path, given=given)
     golden = list(bundle.golden_frames())
     assert len(golden) == kept
     remaining = iter(given)

@@ -9,6 +9,7 @@ import pytest
 from bundle_factory import random_frames, upscale, upscale_model, write_small_bundle
 from checkpoint_factory import exported, frame, loaded
 
+import export.parity
 from calib.dataset import CalibrationSet
 from export.frame_io import reference_output
 from export.parity import (
@@ -111,13 +112,24 @@ def test_bf16_is_measured_by_its_own_limits(tmp_path: Path) -> None:
     assert "PSNR" in reports["openvino-bf16"].failures[0]
 
 
-def test_a_variant_that_no_engine_here_runs_is_an_error(tmp_path: Path) -> None:
+def test_a_variant_that_no_engine_here_runs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"fp32": upscale_model(), "int8-strong": upscale_model()}
     bundle = open_bundle(write_small_bundle(tmp_path / "b", models=models))
+    monkeypatch.setattr(export.parity, "available_backends", lambda: ("openvino",))
     with pytest.raises(
         GenedgeError, match=r'no engine here runs the int8-strong variant: pip install "genedge\[cpu\]"'
     ):
         measure(bundle, pairs(), quiet)
+
+
+def test_the_graph_for_a_later_engine_is_measured_in_onnx_runtime(tmp_path: Path) -> None:
+    """TensorRT does not run yet, and a file that nobody has run does not belong into a bundle."""
+    pytest.importorskip("onnxruntime")
+    models = {"fp32": upscale_model(), "int8-strong": upscale_model(brightness=2)}
+    bundle = open_bundle(write_small_bundle(tmp_path / "b", models=models))
+    assert not any(choice.variant == "int8-strong" for choice in runnable(bundle))
+    (result,) = (one for one in measure(bundle, pairs(), quiet) if one.choice.variant == "int8-strong")
+    assert (result.key, result.report.max_abs) == ("onnxruntime-int8", 2)
 
 
 def test_outputs_of_two_frames_do_not_share_memory(tmp_path: Path) -> None:
