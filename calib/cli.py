@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, frame_size, json_option
-from runtime.errors import EXIT_OK, UsageError, printable
+from runtime.errors import EXIT_OK, GenedgeError, UsageError, printable
 from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
@@ -271,15 +271,20 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 def _sensitivity(options: argparse.Namespace) -> int:
     import onnx
 
+    from calib.observers import observer_named
     from calib.quantise import Int8Config, form_of, judging, prepare
     from calib.sensitivity import rank
     from runtime.bundle import open_bundle
     from runtime.stats import Clock
 
+    observer_named(options.observer)
     bundle = open_bundle(options.bundle)
     if "fp32" not in bundle.manifest.artifacts:
         raise UsageError(f"{options.bundle} has no fp32 variant, which INT8 is made from")
-    model = onnx.load_model_from_string(bundle.read_model("fp32"))
+    try:
+        model = onnx.load_model_from_string(bundle.read_model("fp32"))
+    except Exception:  # protobuf's DecodeError, whose module has no types
+        raise GenedgeError(f"{bundle.manifest.artifacts['fp32'].file}: not an ONNX model") from None
     config = Int8Config(tuple(options.calib), observer=options.observer, equalise=not options.no_equalise)
     progress = Clock()
     prepared = prepare(model, bundle.manifest, config, progress)

@@ -54,7 +54,8 @@ class Int8Config:
     measure on hardened frames as well (:func:`calib.truth.hardened`).
     ``bias_correction``: None takes it where less is lost with it. ``float_layers``: layers that stay in float in any
     case, by name, or ``first`` and ``last``. ``keep_slow``: keep variants that are not faster here, for another device.
-    ``cache``: folder for measured ranges, None for :func:`default_cache`.
+    ``cache``: folder for measured ranges, None for :func:`default_cache`. Raises :class:`UsageError` for an unknown
+    observer.
     """
 
     material: tuple[Path, ...]
@@ -67,6 +68,10 @@ class Int8Config:
     keep_slow: bool = False
     threads: int = 0
     cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.observer != "auto":
+            observer_named(self.observer)
 
     @property
     def observers(self) -> Mapping[str, Observer]:
@@ -148,6 +153,8 @@ def quantised(
     for variant in variants:
         try:
             found, decided = search_variant(prepared, variant, progress)
+        except UsageError:
+            raise
         except GenedgeError as error:
             missed[variant] = str(error)
             continue
@@ -155,7 +162,8 @@ def quantised(
         if not found.met:
             missed[variant] = (
                 f"no choice of float layers meets the budget of {config.budget}; the best, with "
-                f"{len(found.best.float_layers)} of {len(found.layers)} layers in float, {_told(found)}"
+                f"{len(found.best.float_layers)} of {len({*found.layers, *prepared.always_float})} layers in float, "
+                f"{_told(found)}"
             )
             continue
         models[variant], layers[variant], recipes[variant] = found.model, found.best.float_layers, decided
@@ -204,6 +212,7 @@ def prepare(
     model: onnx.ModelProto, manifest: Manifest, config: Int8Config, progress: Progress = lambda text: None
 ) -> Prepared:
     """Check the material, equalise the graph, and measure its tensors. Raises as :func:`quantised`."""
+    named_layers(model, config.float_layers)  # an unknown name shows before the long part
     material = checked_material(config.material, manifest, progress)
     clips = clips_of(material, manifest)
     feeds = _feeds(material, clips, manifest, hardened=config.hardened)
@@ -314,7 +323,8 @@ def judging(prepared: Prepared, variant: str) -> tuple[Play, Judge]:
     play = player(prepared.manifest, Choice(backend, "int8", variant, "calibration"), prepared.clips, threads)
     reference = player(prepared.manifest, Choice(backend, "fp32", "fp32", "calibration"), prepared.clips, threads)
     scale = prepared.manifest.geometry.scale
-    judge = Judge(reference(prepared.original), prepared.clips.truth, border=scale, runs=prepared.clips.runs)
+    runs = prepared.clips.runs if prepared.manifest.states else ()  # without a state nothing can drift
+    judge = Judge(reference(prepared.original), prepared.clips.truth, border=scale, runs=runs)
     return play, judge
 
 
@@ -343,9 +353,10 @@ def named_layers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[str, ...
     """Names of layers, where ``first`` and ``last`` stand for those. Raises :class:`UsageError` for an unknown one."""
     layers = [layer.name for layer in layers_of(model)]
     known = {"first": layers[:1], "last": layers[-1:], **{name: [name] for name in layers}}
+    shown = ", ".join(layers[:8]) + ("…" if len(layers) > 8 else "")
     for name in names:
         if name not in known:
-            raise UsageError(f"no layer is called {name!r}: use first, last, or one of {', '.join(layers[:8])}…")
+            raise UsageError(f"no layer is called {name!r}: use first, last, or one of {shown}")
     return tuple(dict.fromkeys(layer for name in names for layer in known[name]))
 
 

@@ -15,6 +15,7 @@ from runtime.errors import GenedgeError, UsageError
 
 FORMAT = 1
 RECIPE_NAME = "recipe.json"
+LARGEST = float(np.finfo(np.float32).max) / 2  # of a range's ends, whose difference must be a float32
 MAX_BYTES = 64 << 20  # 64 MiB; a net of a hundred layers takes about one
 
 
@@ -76,16 +77,18 @@ def read_recipe(path: Path, graph: str) -> Recipe:
         UsageError: the file is missing, no recipe, damaged, or made for another graph.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+            raise UsageError(f"{path}: not a file")
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path}: {path.stat().st_size} bytes, more than any recipe has")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid JSON ({error})") from None
+        raise UsageError(f"{path}: not valid JSON ({error or type(error).__name__})") from None
     try:
         recipe = _parsed(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: no recipe that this version reads ({type(error).__name__}: {error})") from None
     if recipe.graph != graph:
         raise UsageError(
@@ -96,37 +99,58 @@ def read_recipe(path: Path, graph: str) -> Recipe:
 
 
 def _parsed(content: Any) -> Recipe:
+    content = _mapping(content, "a recipe")
     if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r}, not {FORMAT}")
+        raise ValueError(f"format {str(content['format'])[:40]}, not {FORMAT}")
     if not isinstance(content["graph"], str):
         raise TypeError("graph must be a digest")
     return Recipe(
         graph=content["graph"],
-        material=dict(content["material"]),
-        equalisation={str(name): _numbers(values) for name, values in content["equalisation"].items()},
-        ranges={
-            str(observer): {str(name): Range(*_numbers(values, 3)) for name, values in table.items()}
-            for observer, table in content["ranges"].items()
+        material=_mapping(content["material"], "material"),
+        equalisation={
+            name: _numbers(values) for name, values in _mapping(content["equalisation"], "equalisation").items()
         },
-        means={str(name): _numbers(values) for name, values in content["means"].items()},
-        variants={str(name): _variant(entry) for name, entry in content["variants"].items()},
-        search=dict(content["search"]),
+        ranges={
+            observer: {name: _range(name, values) for name, values in _mapping(table, observer).items()}
+            for observer, table in _mapping(content["ranges"], "ranges").items()
+        },
+        means={name: _numbers(values) for name, values in _mapping(content["means"], "means").items()},
+        variants={name: _variant(name, entry) for name, entry in _mapping(content["variants"], "variants").items()},
+        search=_mapping(content["search"], "search"),
     )
 
 
-def _variant(entry: Any) -> VariantRecipe:
-    layers, bias = entry["float_layers"], entry["bias_correction"]
-    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers) or not isinstance(bias, bool):
-        raise TypeError("a variant's float_layers must be names and bias_correction true or false")
-    return VariantRecipe(str(entry["observer"]), tuple(layers), bias)
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be an object")
+    return value
+
+
+def _variant(name: str, value: Any) -> VariantRecipe:
+    entry = _mapping(value, name)
+    observer, layers, bias = entry["observer"], entry["float_layers"], entry["bias_correction"]
+    if not isinstance(observer, str) or not isinstance(bias, bool):
+        raise TypeError(f"{name}: observer must be a name and bias_correction true or false")
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise TypeError(f"{name}: float_layers must be a list of names")
+    return VariantRecipe(observer, tuple(layers), bias)
+
+
+def _range(name: str, values: Any) -> Range:
+    low, high, magnitude = _numbers(values, 3)
+    if low > high or magnitude < 0 or max(abs(low), abs(high), magnitude) > LARGEST:
+        raise ValueError(f"{name}: low, high and magnitude are no range")
+    return Range(low, high, magnitude)
 
 
 def _numbers(values: Any, count: int | None = None) -> list[float]:
     if not isinstance(values, list) or (count is not None and len(values) != count):
         raise TypeError(f"{str(values)[:40]} is no list of {count or 'any number of'} numbers")
-    numbers = [float(value) for value in values if not isinstance(value, bool)]
-    if len(numbers) != len(values) or not np.isfinite(numbers).all():
-        raise ValueError("a list holds something that is no finite number")
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        raise TypeError("a list of numbers holds something else")
+    numbers = [float(value) for value in values]
+    if not np.isfinite(numbers).all():
+        raise ValueError("a list of numbers holds one that is not finite")
     return numbers
 
 

@@ -29,11 +29,12 @@ MAX_CURVE = 24  # points of the trade-off curve that are measured at most
 class Loss:
     """What a quantised graph loses, over all frames of a :class:`Judge`.
 
-    ``drift_db`` is how much further from float the second half of each run is than the first; 0 without runs.
+    ``drift_db`` is how much further from float the second half of each run is than the first, in dB; 0 without runs.
     ``psnr_db`` and ``delta_e`` (mean CIEDE2000) compare it with the float graph. ``truth_db`` is how many dB of luma
     PSNR (BT.601) it is further from the ground truth than the float graph, None where there is no truth: the mean over
-    the frames, where a frame that happens to come closer counts as no loss, so that luck on one hides nothing. To both
-    errors ``UNSEEN`` is added: a frame restored to within a step loses decibels that nobody could see.
+    the frames, where a frame that happens to come closer counts as no loss, so that luck on one hides nothing. To the
+    errors behind ``truth_db`` and ``drift_db`` ``UNSEEN`` is added: a frame that is right to within a step loses, and
+    drifts by, decibels that nobody could see.
     """
 
     psnr_db: float
@@ -107,6 +108,8 @@ class Judge:
         """Raises ``ValueError`` for another number of frames or other shapes."""
         squares, values, colours, further = [], [], [], []
         for index, (reference, output) in enumerate(zip(self.reference, outputs, strict=True)):
+            if reference.shape != output.shape:
+                raise ValueError(f"frames of {reference.shape} and {output.shape} cannot be compared")
             difference = reference.astype(np.float32) - output
             squares.append(float(np.sum(difference * difference, dtype=np.float64)))
             values.append(difference.size)
@@ -122,10 +125,10 @@ class Judge:
         if not halves:
             return 0.0
         early, late = (
-            decibels(sum(squares[i] for part in parts for i in part) / sum(values[i] for part in parts for i in part))
+            sum(squares[i] for part in parts for i in part) / sum(values[i] for part in parts for i in part)
             for parts in zip(*halves, strict=True)
         )
-        return early - late
+        return decibels(UNSEEN + early) - decibels(UNSEEN + late)
 
 
 @dataclass(frozen=True)
@@ -244,14 +247,18 @@ def search(
     The result is minimal: none of the layers kept can become INT8 again within the budget. Where not even one layer
     left in INT8 meets it, ``met`` is False and ``best`` is the point that loses least.
     """
-    tried: dict[frozenset[str], tuple[Loss, onnx.ModelProto]] = {}
+    tried: dict[frozenset[str], Loss] = {}  # no models: a hundred of a large net fill the memory
 
     def attempt(keep: Sequence[str]) -> Loss:
         key = frozenset(keep)
         if key not in tried:
-            built = form.build(model, ranges, tuple(keep))
-            tried[key] = judge.loss(play(built)), built
-        return tried[key][0]
+            tried[key] = judge.loss(play(form.build(model, ranges, tuple(keep))))
+        return tried[key]
+
+    def found(keep: Sequence[str], met: bool) -> Search:
+        ordered = tuple(name for name in names if name in keep)
+        best = Point(ordered, attempt(ordered))
+        return Search(best, met, tuple(curve), damages, names, form.build(model, ranges, ordered))
 
     layers = [layer for layer in layers_of(model) if form.quantises(layer)]
     if not layers:
@@ -273,12 +280,14 @@ def search(
     first = next((point for point in curve if budget.met(point.loss)), None)
     if first is None:
         best = max(curve, key=lambda point: goodness(point.loss))
-        return Search(best, False, tuple(curve), damages, names, tried[frozenset(best.float_layers)][1])
-    keep = list(first.float_layers)
-    for name in reversed(first.float_layers):  # the least harmful first
-        without = [other for other in keep if other != name]
-        progress(f"{form.variant}: {name} back to INT8?")
-        if budget.met(attempt(without)):
-            keep = without
-    ordered = tuple(layer.name for layer in layers if layer.name in keep)
-    return Search(Point(ordered, attempt(keep)), True, tuple(curve), damages, names, tried[frozenset(keep)][1])
+        return found(best.float_layers, False)
+    keep, before = list(first.float_layers), -1
+    while len(keep) != before:  # what was needed at first may not be without another one: errors can cancel out
+        before = len(keep)
+        for name in reversed(tuple(keep)):  # the least harmful first
+            without = [other for other in keep if other != name]
+            if frozenset(without) not in tried:
+                progress(f"{form.variant}: {name} back to INT8?")
+            if budget.met(attempt(without)):
+                keep = without
+    return found(keep, True)

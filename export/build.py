@@ -23,6 +23,7 @@ from export.bundle import (
 from export.config import BuildConfig
 from export.frame_io import FrameGraph, frame_graph, measured_halo
 from export.generators import load_generator
+from export.int8 import VARIANTS as INT8_VARIANTS
 from export.int8 import Int8Result, earned, make_int8
 from export.onnx_graph import graph_from_generator
 from export.parity import VariantParity, measure, parity_pairs, record, tile_difference, tile_frame
@@ -96,7 +97,8 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             bundle = without_bf16(bundle)
         if int8 is not None:
             bundle, results, int8 = earned(bundle, results, pairs, int8, config.int8, progress)
-            int8.write_recipe(folder)
+            if any(variant in bundle.manifest.artifacts for variant in INT8_VARIANTS):
+                int8.write_recipe(folder)
         seams = None
         if loaded.tileable and config.shape is None:
             progress("comparing tiles with the whole frame")
@@ -158,8 +160,9 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
             if found != wanted:
                 raise GenedgeError(f"{artifact.file}: its {side}s {found} are not those of the manifest {wanted}")
         opset = opset_of(model)
-        if variant != "int8-strong" and opset != CANONICAL_OPSET:
-            raise GenedgeError(f"{artifact.file}: opset {opset}, not {CANONICAL_OPSET}")
+        wanted_opset = variants.STRONG_OPSET if variant == "int8-strong" else CANONICAL_OPSET
+        if opset != wanted_opset:
+            raise GenedgeError(f"{artifact.file}: opset {opset}, not {wanted_opset}")
         lines.append(
             f"{artifact.file}: opset {opset}, IR {model.ir_version}, {len(model.graph.node)} nodes, digest right"
         )
@@ -172,6 +175,8 @@ def _check(config: BuildConfig) -> None:
         raise UsageError(f"unknown precision {unknown[0]!r}: choose among {', '.join(VARIANTS)}")
     if "int8" in config.variants and config.recipe is None and (config.int8 is None or not config.int8.material):
         raise UsageError(f"INT8 needs frames to calibrate with: {HOW_TO_MAKE}, then add --calib SET")
+    if "int8" in config.variants and config.recipe is None and config.int8 is not None:
+        CalibrationSet.from_paths(config.int8.material)  # says what is not there; nothing is decoded
     if "fp32" not in config.variants:
         raise UsageError("every bundle needs the fp32 variant: the others are measured and derived from it")
     if config.name is not None and _bundle_name(Path(config.name)) != config.name:

@@ -156,20 +156,18 @@ def _positive(text: str) -> float:
     return value
 
 
-def _int8(options: argparse.Namespace) -> tuple[Int8Config | None, Path | None]:
-    """What the options say about INT8: how to find it, or the recipe that says it."""
-    from calib.observers import observer_named
+def _int8(options: argparse.Namespace) -> tuple[Int8Config, Path | None]:
+    """What the options say about INT8: how to find it, and the recipe that says it instead."""
     from calib.quantise import Int8Config
     from calib.sensitivity import Budget
 
-    if options.observer != "auto":
-        observer_named(options.observer)
-    if any(path.suffix == ".json" for path in options.calib):
-        if len(options.calib) > 1:
-            raise UsageError("--calib takes one recipe.json, or sets and pictures, not both")
-        return None, options.calib[0]
+    recipe = next((path for path in options.calib if path.suffix == ".json" and not path.is_dir()), None)
+    if recipe is not None and len(options.calib) > 1:
+        raise UsageError("--calib takes one recipe.json, or sets and pictures, not both")
+    if recipe is not None and options.float_layers:
+        raise UsageError(f"{recipe} says which layers stay in float: leave --float-layers out")
     config = Int8Config(
-        material=tuple(options.calib),
+        material=() if recipe is not None else tuple(options.calib),
         budget=Budget(options.budget_db, options.budget_delta_e, options.budget_psnr),
         observer=options.observer,
         equalise=not options.no_equalise,
@@ -178,7 +176,7 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config | None, Path | None]:
         float_layers=tuple(name.strip() for name in options.float_layers.split(",") if name.strip()),
         keep_slow=options.keep_slow_int8,
     )
-    return config, None
+    return config, recipe
 
 
 def _build(options: argparse.Namespace) -> int:

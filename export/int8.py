@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,8 +124,9 @@ def limits_of(results: Sequence[VariantParity], pairs: Sequence[Pair]) -> dict[s
         if found:
             worst = min(psnr(pairs[one.report.worst_frame].reference, one.worst_output) for one in found)
             colour = max(one.report.delta_e for one in found)
+            least = max(min(BROKEN_DB, worst), worst - MARGIN_DB)  # the worst frame alone may be below BROKEN_DB
             limits[variant] = Limits(
-                psnr_db=round(max(BROKEN_DB, worst - MARGIN_DB), 1), delta_e=round(colour * MARGIN_DELTA_E + 0.1, 2)
+                psnr_db=math.floor(least * 10) / 10, delta_e=round(colour * MARGIN_DELTA_E + 0.1, 2)
             )
     return limits
 

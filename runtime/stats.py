@@ -314,7 +314,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._kind, self._printed = "", 0.0
+        self._kind, self._printed = "", -math.inf
 
     def __call__(self, text: str) -> None:
         now, kind = time.monotonic(), re.sub(r"\d+", "", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,49 @@ def assets() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measured ranges go where nobody looks, and none of another run are found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with five pieces of real photos of 96x96 pixels."""
+    import cv2
+
+    from calib.dataset import CalibrationSet
+
+    folder = tmp_path_factory.mktemp("photos")
+    for index, crop in enumerate(CalibrationSet.built_in().crops(96, 96, 5)):
+        cv2.imwrite(str(folder / f"{index}.png"), crop)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pan_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration set of two runs of four frames of 72x96 pixels: a window that moves over a real photo."""
+    import hashlib
+
+    import cv2
+
+    from calib.dataset import CalibrationSet
+    from calib.index import INDEX_NAME, Index, Picture
+
+    folder, pictures = tmp_path_factory.mktemp("pans"), []
+    for run, photo in enumerate(CalibrationSet.built_in().frames[:2]):
+        for place in range(4):
+            name = f"{run}{place}.png"
+            data = cv2.imencode(".png", photo[100:172, 50 + 3 * place : 146 + 3 * place])[1].tobytes()
+            (folder / name).write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            pictures.append(Picture(name, f"{run}.mp4", place, place / 25, 100, 50, digest, run, place))
+    (folder / INDEX_NAME).write_text(Index(0, (72, 96), 4, tuple(pictures)).to_json())
+    return folder
 
 
 @pytest.fixture(scope="session")

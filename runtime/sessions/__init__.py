@@ -81,7 +81,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     else:
         why = "asked for"
     artifacts = bundle.manifest.artifacts
-    if precision == "auto" and (figures := _parity_of_int8(bundle, backend)) is not None:
+    if precision == "auto" and (figures := _parity_of_int8(bundle, backend)):
         told = f"{figures.get('psnr_db', 0.0):.1f} dB and ΔE {figures.get('delta_e', 0.0):.2f} from PyTorch"
         return Choice(backend, "int8", _VARIANT_OF[backend]["int8"], f"{backend} int8: {why}, {told}")
     if precision != "auto":

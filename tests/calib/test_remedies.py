@@ -317,9 +317,7 @@ def test_a_bias_that_is_computed_is_left_alone() -> None:
     ],
 )
 def test_factors_of_another_graph_are_refused(factors: dict[str, list[float]]) -> None:
-    with pytest.raises(
-        GenedgeError, match=r"^the equalisation of \w+ fits no layer: .* another graph$"
-    ):
+    with pytest.raises(GenedgeError, match=r"^the equalisation of \w+ fits no layer: .* another graph$"):
         equalised(chain("Relu"), factors)
 
 
