@@ -25,7 +25,7 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.manifest import Limits, Manifest
 from runtime.metrics import judge, psnr
-from runtime.sessions import runnable
+from runtime.sessions import ALONE_DELTA_E, ALONE_PSNR_DB, runnable
 
 VARIANTS = ("int8", "int8-ort", "int8-strong")
 BROKEN_DB = 30.0  # PSNR against PyTorch; below that a graph is not merely imprecise
@@ -177,10 +177,18 @@ def earned(
 
 
 def _may_replace(other: Timing, timing: Timing, results: Sequence[VariantParity]) -> bool:
-    """Whether ``other`` is a float precision on the same engine whose parity was met."""
+    """Whether ``other`` is the next precision: float, on the same engine, and good enough to be taken instead.
+
+    That is what the runtime would choose unasked, or what is no further from PyTorch than INT8 is.
+    """
     if other.choice.backend != timing.choice.backend or other.choice.precision == "int8":
         return False
-    return any(result.choice == other.choice and result.report.passed for result in results)
+    own = next(result.report for result in results if result.choice == timing.choice)
+    theirs = next((result.report for result in results if result.choice == other.choice), None)
+    if theirs is None or not theirs.passed:
+        return False
+    unasked = theirs.psnr_db >= ALONE_PSNR_DB and theirs.delta_e <= ALONE_DELTA_E
+    return unasked or theirs.psnr_db >= own.psnr_db
 
 
 def _bench_size(bundle: Bundle) -> tuple[int, int]:
