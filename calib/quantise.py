@@ -169,7 +169,7 @@ def quantised(
         models[variant], layers[variant], recipes[variant] = found.model, found.best.float_layers, decided
     described = {
         "digest": prepared.material.digest,
-        "source": prepared.material.source,
+        "source": source_of(prepared.config.material),
         "frames": len(prepared.material),
         "judged_on": len(prepared.clips.inputs),
         "ground_truth": prepared.clips.truth is not None,
@@ -349,6 +349,11 @@ def search_variant(prepared: Prepared, variant: str, progress: Progress) -> tupl
     return found, VariantRecipe(name, layers, corrected)
 
 
+def source_of(paths: Sequence[Path]) -> str:
+    """What a bundle says about its material: names without folders, which are nobody else's business."""
+    return ", ".join(path.resolve().name for path in paths)
+
+
 def named_layers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[str, ...]:
     """Names of layers, where ``first`` and ``last`` stand for those. Raises :class:`UsageError` for an unknown one."""
     layers = [layer.name for layer in layers_of(model)]
@@ -410,7 +415,7 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
     material, clips = prepared.material, prepared.clips
     judged = "ground truth: frames reduced by the scale" if clips.truth is not None else "the float graph's output"
     return (
-        f"INT8 was calibrated on {len(material)} frames of {material.source} "
+        f"INT8 was calibrated on {len(material)} frames of {source_of(prepared.config.material)} "
         f"and judged on {len(clips.inputs)} against {judged}.",
         *([f"Channels of {len(prepared.equalisation)} tensors were equalised."] if prepared.equalisation else []),
     )

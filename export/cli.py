@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, json_option
 from runtime.errors import EXIT_OK, UsageError, printable
-from runtime.report import table, text_stream, write_json
+from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
 if TYPE_CHECKING:
@@ -262,6 +262,9 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}{fed}")
     for variant, artifact in manifest.artifacts.items():
         print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
+        if artifact.float_layers or variant.startswith("int8"):
+            names = f" ({printable(shortened(artifact.float_layers, 8))})" if artifact.float_layers else ""
+            print(f"  layers in float: {len(artifact.float_layers)}{names}")
         for engine, figures in artifact.parity.items():
             shown = ((key, unit) for key, unit in FIGURES.items() if key in figures)
             print(f"  {engine}: {', '.join(unit.format(figures[key]) for key, unit in shown)}")

@@ -40,6 +40,7 @@ class Int8Result:
     """INT8 graphs of a build and all that its report says about them.
 
     ``dropped``: variant -> why it is not in the bundle. ``timings``: median milliseconds a frame on this device.
+    ``rivals``: variant -> the next precision, which it had to be faster than.
     """
 
     models: Mapping[str, onnx.ModelProto]
@@ -50,6 +51,7 @@ class Int8Result:
     dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
+    rivals: Mapping[str, Timing] = field(default_factory=dict)
 
     def without(self, variant: str, reason: str) -> Int8Result:
         return replace(self, dropped={**self.dropped, variant: reason})
@@ -153,7 +155,10 @@ def earned(
             continue
         usable = [other for other in timings if _may_replace(other, timing, results)]
         fastest = min(usable, key=lambda other: other.median_ms, default=None)
-        if fastest is not None and fastest.median_ms <= timing.median_ms:
+        if fastest is None:
+            continue
+        int8 = replace(int8, rivals={**int8.rivals, timing.choice.variant: fastest})
+        if fastest.median_ms <= timing.median_ms:
             told = f"not faster than {fastest.choice.precision} on {timing.choice.backend} here"
             figures = f"{timing.median_ms:.1f} against {fastest.median_ms:.1f} ms a frame"
             if config is not None and config.keep_slow:
