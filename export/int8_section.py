@@ -8,7 +8,6 @@ from html import escape
 
 from calib.sensitivity import Budget, Loss, Point, Search
 from export.int8 import VARIANTS, Int8Result
-from export.parity import VariantParity
 from export.plots import Dot, curve_plot
 from runtime.bench import Timing
 from runtime.report import shortened
@@ -18,7 +17,7 @@ MOST_NAMED = 40  # layers in a sentence
 UNKNOWN = "–"
 
 
-def int8_section(int8: Int8Result, results: Sequence[VariantParity], *, recurrent: bool) -> str:
+def int8_section(int8: Int8Result, *, recurrent: bool) -> str:
     """A table of the variants, also of those that were dropped, and for each search its curve and its layers."""
     known = {*int8.models, *int8.searches, *int8.dropped}
     variants = [variant for variant in VARIANTS if variant in known]
@@ -35,11 +34,11 @@ def int8_section(int8: Int8Result, results: Sequence[VariantParity], *, recurren
     )
     return f"""<h2>INT8</h2>
 <p>{_promise(int8, recurrent=recurrent)}</p>
-{_variants(int8, variants, results, recurrent=recurrent)}
+{_variants(int8, variants, recurrent=recurrent)}
 <p class="sub">Loss is how many dB of luma PSNR a variant is further from the ground truth than float, PSNR and ΔE2000
 compare it with float, all on the frames that INT8 was judged on. {UNKNOWN} means not measured: what is derived from
 another variant, or made from a recipe, is judged by its parity above. Milliseconds are the median of a frame on this
-device, one at a time; the speed is against the fastest float precision on the same engine.</p>
+device, one at a time; the speed is against the next precision: what would be taken on this engine without INT8.</p>
 {f"<ul>{notes}</ul>" if notes else ""}
 {f'<h2>INT8: float layers against loss</h2><div class="wide">{searches}</div>' if searches else ""}
 """
@@ -62,7 +61,7 @@ def _named(int8: Int8Result, variants: Sequence[str]) -> list[str]:
     ]
 
 
-def _variants(int8: Int8Result, variants: Sequence[str], results: Sequence[VariantParity], *, recurrent: bool) -> str:
+def _variants(int8: Int8Result, variants: Sequence[str], *, recurrent: bool) -> str:
     drift = ["drift, dB"] if recurrent else []
     head = ["variant", "layers in float", "loss, dB", "PSNR, dB", "ΔE2000", *drift, "observer", "biases corrected"]
     rows = []

@@ -75,7 +75,7 @@ Every variant against PyTorch in float32, on {len(pairs)} frames.</p>
 <p class="sub">PSNR in dB ({MAX_PSNR_DB:.0f} means that or more); max and p99.9 are differences in 8-bit steps;
 changed is the share of values that differ at all; ΔE2000 is the mean colour difference, where 1 is just noticeable.</p>
 <ul>{facts}</ul>
-{int8_section(int8, results, recurrent=bool(manifest.states)) if int8 is not None else ""}
+{int8_section(int8, recurrent=bool(manifest.states)) if int8 is not None else ""}
 <h2>The worst frame of each variant</h2>
 {pictures}
 </body></html>
