@@ -1,7 +1,8 @@
 """Run frames through the float graph once and record every tensor that a quantiser may ask about.
 
-The reductions run inside the engine: each tensor leaves it as three numbers a channel (smallest, largest, mean, over all
-its values) and as a sample for the histogram. So a pass costs little more than plain inference, and no activation is kept.
+The reductions run inside the engine: each tensor leaves it as three numbers a channel (smallest, largest, mean, over
+all its values) and as a sample for the histogram. So a pass costs little more than plain inference, and no activation
+is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import os
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +22,22 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from calib.feeds import Feeds
-from calib.graph import Names, copy_of, replace_nodes
+from calib.graph import copy_of, replace_nodes
 from calib.layers import Layer, layers_of
 from calib.observers import Histogram
 from runtime.errors import GenedgeError, MissingExtraError
 
 SAMPLE = 1 << 18  # values of a tensor that are counted for one frame, at least; smaller tensors are counted whole
+WIDEST = 8  # rows or columns from one that is counted to the next, at most: 64 frames then cover every pixel
 SAVE_EVERY = 20.0  # seconds between two savings of an unfinished pass
-_END = np.iinfo(np.int64).max
+STEP = "calib.step"  # input of the graph with reductions: int64 (1,), the number of the step
 
 Progress = Callable[[str], None]
 
 
 @dataclass
 class TensorRecord:
-    """What is known of one tensor: the histogram of a sample, and per channel the extremes and the mean of all values."""
+    """What is known of one tensor: the histogram of a sample, and extremes and mean of all values in each channel."""
 
     histogram: Histogram = field(default_factory=Histogram)
     lowest: NDArray[np.float64] | None = None
@@ -64,14 +65,17 @@ class Statistics:
 
     def save(self, path: Path, key: str) -> None:
         """Write to ``path`` in one rename, so that a reader never sees half of it."""
-        arrays: dict[str, NDArray[Any]] = {"key": np.array(key), "steps": np.array(self.steps)}
-        for number, (name, record) in enumerate(self.tensors.items()):
-            arrays[f"{number}.name"] = np.array(name)
+        arrays: dict[str, NDArray[Any]] = {
+            "key": np.array(key),
+            "steps": np.array(self.steps),
+            "names": np.array(list(self.tensors), dtype=np.str_),
+            "weights": np.array([record.weight for record in self.tensors.values()]),
+        }
+        for number, record in enumerate(self.tensors.values()):
             if record.lowest is None or record.highest is None or record.mean is None:
                 continue
-            channels = np.stack([record.lowest, record.highest, record.mean])
-            arrays[f"{number}.channels"], arrays[f"{number}.weight"] = channels, np.array(record.weight)
-            arrays.update({f"{number}.{key}": value for key, value in record.histogram.to_arrays().items()})
+            arrays[f"{number}.channels"] = np.stack([record.lowest, record.highest, record.mean])
+            arrays |= {f"{number}.{part}": value for part, value in record.histogram.to_arrays().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".calib-", suffix=".npz", dir=path.parent)
         try:
@@ -90,16 +94,14 @@ class Statistics:
                 if str(arrays["key"]) != key:
                     return None
                 tensors = {}
-                for number in range(sum(name.endswith(".name") for name in arrays.files)):
-                    record = TensorRecord()
-                    if f"{number}.channels" in arrays.files:
+                for number, (name, weight) in enumerate(zip(arrays["names"], arrays["weights"], strict=True)):
+                    record = tensors[str(name)] = TensorRecord(weight=float(weight))
+                    if record.weight:
                         record.lowest, record.highest, record.mean = np.array(arrays[f"{number}.channels"])
-                        record.weight = float(arrays[f"{number}.weight"])
-                        part = {name: np.array(arrays[f"{number}.{name}"]) for name in ("counts", "range")}
-                        record.histogram = Histogram.from_arrays(part)
-                    tensors[str(arrays[f"{number}.name"])] = record
+                        parts = {part: np.array(arrays[f"{number}.{part}"]) for part in ("counts", "range")}
+                        record.histogram = Histogram.from_arrays(parts)
                 return cls(tensors, int(arrays["steps"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # whatever a damaged file makes numpy, zipfile and zlib raise, it is measured again
             return None
 
 
@@ -133,17 +135,19 @@ def collect(
             read again, an unfinished one goes on where it was saved.
 
     Raises:
-        GenedgeError: the graph has no layer to quantise, or a layer makes values that are not finite.
+        GenedgeError: the graph has no layer to quantise, there is no frame, or values are not finite.
         MissingExtraError: ONNX Runtime is not installed.
     """
     layers = layers_of(model)
     if not layers:
         raise GenedgeError("the graph has no convolution with constant weights, so there is nothing to quantise")
+    total = len(feeds)
+    if not total:
+        raise GenedgeError("there is no frame to calibrate with")
     names = wanted_tensors(layers)
-    key = hashlib.sha256(f"1 {digest_of(model)} {feeds.digest} {' '.join(names)}".encode()).hexdigest()
+    key = hashlib.sha256(f"3 {digest_of(model)} {feeds.identity} {' '.join(names)}".encode()).hexdigest()
     path = cache / f"{key}.npz" if cache is not None else None
     statistics = (Statistics.load(path, key) if path else None) or Statistics({name: TensorRecord() for name in names})
-    total = len(feeds)
     if statistics.steps >= total:
         progress(f"ranges of {total} frames were measured before")
         return statistics
@@ -159,7 +163,7 @@ def collect(
         statistics.steps = step + 1
         now = time.monotonic()
         progress(f"calibrating, frame {step + 1} of {total}, {_left(now - start, step + 1 - done, total - step - 1)}")
-        if path and now - saved > SAVE_EVERY and feed.last_of_run:
+        if path and now - saved >= SAVE_EVERY and feed.last_of_run:
             statistics.save(path, key)
             saved = now
     if path:
@@ -190,8 +194,9 @@ def _record(
     for name in names:
         low, high, mean = (results[f"{name}:{kind}"] for kind in ("low", "high", "mean"))
         if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(mean).all()):
-            where = next((layer.name for layer in layers if name in (layer.result, layer.activated)), "the input")
-            raise GenedgeError(f"{where} makes values that are not finite (NaN or infinite): its ranges mean nothing")
+            makers = [f"{layer.name} makes" for layer in layers if name in (layer.result, layer.activated)]
+            what = (makers or [f"{layer.name} reads" for layer in layers if name == layer.source])[0]
+            raise GenedgeError(f"{what} values that are not finite (NaN or infinite): its ranges mean nothing")
         size = results[f"{name}:size"]
         pixels = int(np.prod(size[:1]) * np.prod(size[2:]))
         statistics.tensors[name].add(low, high, mean, results[f"{name}:sample"], pixels)
@@ -217,50 +222,35 @@ class _Engine:
             augmented.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self._names = [port.name for port in self._session.get_outputs()]
-        self._frame = next(
-            port.name for port in model.graph.input if port.type.tensor_type.elem_type == TensorProto.UINT8
-        )
         self._inputs = {port.name for port in self._session.get_inputs()}
 
     def run(self, inputs: dict[str, NDArray[Any]], step: int) -> dict[str, NDArray[Any]]:
         """All outputs by name. Which rows and columns are sampled moves on with every step."""
-        _, height, width, _ = inputs[self._frame].shape
-        every = 1
-        # tensors of a super-resolution net mostly have the frame's size and some 64 channels
-        while height * width * 64 // (every + 1) ** 2 >= SAMPLE * 2 and every < 8:
-            every += 1
-        place = {
-            "calib.start": np.array([step % every, step // every % every], dtype=np.int64),
-            "calib.step": np.array([every, every], dtype=np.int64),
-        }
-        extra = {name: value for name, value in place.items() if name in self._inputs}
-        values = self._session.run(self._names, {**inputs, **extra})
+        place = {STEP: np.array([step], dtype=np.int64)}
+        values = self._session.run(self._names, {**inputs, **(place if STEP in self._inputs else {})})
         return dict(zip(self._names, values, strict=True))
 
 
 def with_reductions(model: onnx.ModelProto, names: Sequence[str], kept: Sequence[str] = ()) -> onnx.ModelProto:
-    """A graph that gives, for each tensor of ``names``, its ``:low``, ``:high`` and ``:mean`` per channel, its ``:size``
-    and a ``:sample`` of its values. Of its own outputs only those in ``kept`` are left.
+    """A graph that gives, for each tensor of ``names``, its ``:low``, ``:high`` and ``:mean`` per channel, its
+    ``:size`` and a ``:sample`` of its values. Of its own outputs only those in ``kept`` are left.
 
-    Every reduction stands right behind the node that makes the tensor. Raises :class:`GenedgeError` for a tensor of
-    unknown rank.
+    Every reduction stands right behind the node that makes the tensor. Images of more than :data:`SAMPLE` values are
+    sampled in every n-th row and column, others go out whole; the input :data:`STEP` says which row and column is the
+    first. Raises :class:`GenedgeError` for a tensor of unknown rank.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     ranks = {
         info.name: len(info.type.tensor_type.shape.dim)
         for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+        if info.type.tensor_type.HasField("shape")
     }
     result = copy_of(model)
     graph = result.graph
     outputs = [port for port in model.graph.output if port.name in kept]
     del graph.output[:]
     graph.output.extend(outputs)
-    fresh = Names(graph)
-    ends, axes = fresh.fresh("calib.ends"), fresh.fresh("calib.axes")
-    graph.initializer.append(numpy_helper.from_array(np.array([_END, _END], dtype=np.int64), ends))
-    graph.initializer.append(numpy_helper.from_array(np.array([2, 3], dtype=np.int64), axes))
     behind: dict[str, list[NodeProto]] = {}
-    spatial = False
     for name in names:
         rank = ranks.get(name)
         if rank is None or rank < 2:
@@ -272,20 +262,56 @@ def with_reductions(model: onnx.ModelProto, names: Sequence[str], kept: Sequence
             graph.output.append(helper.make_tensor_value_info(f"{name}:{kind}", TensorProto.FLOAT, [None]))
         nodes.append(helper.make_node("Shape", [name], [f"{name}:size"]))
         graph.output.append(helper.make_tensor_value_info(f"{name}:size", TensorProto.INT64, [None]))
-        sample = f"{name}:sample"
-        if rank == 4:
-            spatial = True
-            nodes.append(helper.make_node("Slice", [name, "calib.start", ends, axes, "calib.step"], [sample]))
-        else:
-            nodes.append(helper.make_node("Identity", [name], [sample]))
-        graph.output.append(helper.make_tensor_value_info(sample, TensorProto.FLOAT, [None] * rank))
+        nodes += _sample(name) if rank == 4 else [helper.make_node("Identity", [name], [f"{name}:sample"])]
+        graph.output.append(helper.make_tensor_value_info(f"{name}:sample", TensorProto.FLOAT, [None] * rank))
         behind[name] = nodes
-    if spatial:
-        for port in ("calib.start", "calib.step"):
-            graph.input.append(helper.make_tensor_value_info(port, TensorProto.INT64, [2]))
-    ordered: list[NodeProto] = []
+    if any(ranks[name] == 4 for name in names):
+        graph.input.append(helper.make_tensor_value_info(STEP, TensorProto.INT64, [1]))
+        graph.initializer.extend(numpy_helper.from_array(value, f"calib.{name}") for name, value in _numbers().items())
+    ordered = [extra for port in model.graph.input for extra in behind.get(port.name, [])]
     for node in model.graph.node:
         ordered.append(node)
         ordered += [extra for name in node.output for extra in behind.get(name, [])]
     replace_nodes(graph, ordered)
     return result
+
+
+def _numbers() -> dict[str, NDArray[Any]]:
+    """The constants that :func:`_sample` needs."""
+    return {
+        "sample": np.array([SAMPLE], dtype=np.float32),
+        "least": np.array(1, dtype=np.float32),
+        "most": np.array(WIDEST, dtype=np.float32),
+        "axes": np.array([2, 3], dtype=np.int64),
+        "ends": np.array([np.iinfo(np.int64).max] * 2, dtype=np.int64),
+        "first": np.array([0], dtype=np.int64),
+    }
+
+
+def _sample(name: str) -> list[NodeProto]:
+    """Nodes that take every n-th row and column of an image: n is the root of values / SAMPLE, at most WIDEST and at
+    most the image's sides. Within n times n steps every pixel is taken once.
+    """
+
+    def node(op: str, inputs: str, output: str, **attributes: Any) -> NodeProto:
+        read = [f"{name}{item}" if item.startswith(":") else item for item in inputs.split()]
+        return helper.make_node(op, read, [f"{name}{output}"], **attributes)
+
+    return [
+        node("ReduceProd", ":size", ":count", keepdims=1),
+        node("Cast", ":count", ":float", to=TensorProto.FLOAT),
+        node("Div", ":float calib.sample", ":ratio"),
+        node("Sqrt", ":ratio", ":root"),
+        node("Floor", ":root", ":whole"),
+        node("Clip", ":whole calib.least calib.most", ":fit"),
+        node("Cast", ":fit", ":every", to=TensorProto.INT64),
+        node("Gather", ":size calib.axes", ":sides"),
+        node("Min", ":sides :every", ":steps"),
+        node("Gather", ":steps calib.first", ":rows"),
+        node("Div", f"{STEP} :rows", ":turn"),
+        node("Concat", f"{STEP} :turn", ":places", axis=0),
+        node("Mod", ":places :steps", ":starts"),
+        helper.make_node(
+            "Slice", [name, f"{name}:starts", "calib.ends", "calib.axes", f"{name}:steps"], [f"{name}:sample"]
+        ),
+    ]

@@ -69,17 +69,24 @@ class Feeds:
     def __len__(self) -> int:
         return sum(len(run) for run in self.all_runs())
 
+    @property
+    def identity(self) -> str:
+        """Names everything that goes in: the material, and the rules by which steps are made of it."""
+        return f"{self.digest} {self.all_runs()} {self.states} {self.codes} {self.frame_input} {self.seed}"
+
     def all_runs(self) -> tuple[tuple[int, ...], ...]:
         """Frame indices of every run."""
         return self.runs or tuple((index,) for index in range(len(self.frames)))
 
     def steps(self, skip: int = 0) -> Iterator[tuple[int, Feed]]:
-        """(number, feed) of every step after the first ``skip``, which must end a run."""
+        """(number, feed) of every step after the first ``skip``, which must end a run (``ValueError`` else)."""
         step = 0
         for run in self.all_runs():
             if step + len(run) <= skip:
                 step += len(run)
                 continue
+            if step < skip:
+                raise ValueError(f"step {skip} is in the middle of a run, whose states are not known")
             carry: Arrays = {}
             for place, index in enumerate(run):
                 frame = np.ascontiguousarray(self.frames[index])[None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -34,10 +34,23 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[NodeProto]) -> None:
     graph.node.extend(copies)
 
 
+def names_read(node: NodeProto) -> Iterator[str]:
+    """What a node reads, each name once: its inputs, and what the bodies of an If, Loop or Scan read around them."""
+    names = dict.fromkeys(node.input)
+    for entry in node.attribute:
+        for body in (*entry.graphs, *((entry.g,) if entry.HasField("g") else ())):
+            own = {item.name for item in (*body.input, *body.initializer)}
+            own |= {name for inner in body.node for name in inner.output}
+            read = [name for inner in body.node for name in names_read(inner)] + [port.name for port in body.output]
+            names |= dict.fromkeys(name for name in read if name not in own)
+    yield from names
+
+
 def without_unused_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop initializers that no node reads."""
     result = copy_of(model)
-    used = {name for node in result.graph.node for name in node.input} | {port.name for port in result.graph.output}
+    used = {name for node in result.graph.node for name in names_read(node)}
+    used |= {port.name for port in result.graph.output}
     kept = [tensor for tensor in result.graph.initializer if tensor.name in used]
     del result.graph.initializer[:]
     result.graph.initializer.extend(kept)
@@ -88,7 +101,7 @@ class Index:
         self.producer: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output if name}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in graph.node:
-            for name in dict.fromkeys(node.input):
+            for name in names_read(node):
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {port.name for port in graph.output}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -133,7 +146,7 @@ def topological(nodes: Sequence[NodeProto], known: Iterable[str]) -> list[NodePr
     while waiting:
         later = []
         for node in waiting:
-            if all(name in ready for name in node.input):
+            if all(name in ready for name in names_read(node)):
                 result.append(node)
                 ready.update(node.output)
             else:

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 BINS = 4096  # on both sides of zero together; 127 steps of int8 get 16 bins each
 LEVELS = 127  # largest magnitude of symmetric int8
+MOST = 2.0**62  # values that are counted at most; no recording is that long
 
 
 class Histogram:
@@ -44,9 +45,9 @@ class Histogram:
         if self.limit == 0:  # nothing but zeros so far
             self.counts[BINS // 2] += values.size
             return
-        places = (values.ravel() * np.float32(BINS / 2 / self.limit) + np.float32(BINS / 2)).astype(np.int32)
-        np.clip(places, 0, BINS - 1, out=places)
-        self.counts += np.bincount(places, minlength=BINS)
+        # in float64, so that neither the smallest nor the largest float32 leaves the numbers there are
+        bins = np.floor(np.multiply(values.ravel(), BINS / 2 / self.limit, dtype=np.float64)) + BINS / 2
+        self.counts += np.bincount(np.clip(bins, 0, BINS - 1).astype(np.int64), minlength=BINS)
 
     def _widen(self, largest: float) -> None:
         if largest == 0:
@@ -68,7 +69,9 @@ class Histogram:
         """Counts of ``|x|`` in ``BINS / 2`` bins, and the centres of these bins."""
         half = BINS // 2
         width = self.limit / half if self.limit else 1.0
-        return self.counts[half:] + self.counts[:half][::-1], (np.arange(half) + 0.5) * width
+        counts: Counts = self.counts[half:] + self.counts[:half][::-1]
+        centres: Floats = (np.arange(half, dtype=np.float64) + 0.5) * width
+        return counts, centres
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         return {"counts": self.counts, "range": np.array([self.limit, self.low, self.high])}
@@ -76,12 +79,21 @@ class Histogram:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Histogram:
         """Inverse of :meth:`to_arrays`. Raises ``ValueError`` for arrays that it does not make."""
+        if not {"counts", "range"} <= set(arrays):
+            raise ValueError("not a histogram: counts or range are missing")
+        counts, limits = np.asarray(arrays["counts"]), np.asarray(arrays["range"])
+        if counts.shape != (BINS,) or counts.dtype != np.int64 or limits.shape != (3,) or limits.dtype != np.float64:
+            raise ValueError("not a histogram: other shapes or types")
+        if counts.min() < 0 or counts.sum(dtype=np.float64) > MOST:
+            raise ValueError("not a histogram: impossible counts")
         result = cls()
-        counts, limits = np.asarray(arrays["counts"]), np.asarray(arrays["range"], dtype=np.float64)
-        if counts.shape != (BINS,) or counts.dtype != np.int64 or limits.shape != (3,) or counts.min() < 0:
-            raise ValueError("not a histogram")
-        result.counts = counts
+        result.counts = counts.copy()
         result.limit, result.low, result.high = (float(value) for value in limits)
+        empty = (result.limit, result.low, result.high) == (0.0, np.inf, -np.inf) and not counts.any()
+        if not empty and not (np.isfinite(limits).all() and result.low <= result.high and counts.any()):
+            raise ValueError("not a histogram: impossible extremes")
+        if result.largest > result.limit:
+            raise ValueError("not a histogram: values beyond its bins")
         return result
 
 
@@ -155,11 +167,11 @@ class Mse(Observer):
         used = counts > 0
         counts, centres = counts[used], centres[used]
         best, least = histogram.largest, np.inf
-        for share in np.linspace(0.2, 1.0, 161):
+        for share in np.linspace(1.0, 0.2, 161):  # of two that are as good, the wider one
             clip = histogram.largest * share
             step = clip / self.steps
             if step == 0:
-                return 0.0
+                return histogram.largest
             error = centres - np.minimum(np.round(centres / step), self.steps) * step
             # within a bin the values spread evenly; far below a step that adds nothing
             total = float(counts @ (error * error))
@@ -185,7 +197,7 @@ class Entropy(Observer):
         width = centres[1] - centres[0]
         last = int(np.flatnonzero(counts)[-1]) + 1
         best, least = last, np.inf
-        for stop in range(LEVELS + 1, last + 1, 8):
+        for stop in (*range(LEVELS + 1, last, 8), last) if last > LEVELS else ():
             reference = counts[:stop].astype(np.float64)
             inside = reference.copy()
             reference[-1] += counts[stop:].sum()
@@ -219,10 +231,10 @@ OBSERVERS: dict[str, type[Observer]] = {kind.kind: kind for kind in (Max, Percen
 
 def observer_named(text: str) -> Observer:
     """``max``, ``mse``, ``entropy``, ``percentile`` or ``percentile:99.99``; raises :class:`UsageError` else."""
-    kind, _, value = text.partition(":")
-    if kind not in OBSERVERS or (value and kind != "percentile"):
+    kind, colon, value = text.partition(":")
+    if kind not in OBSERVERS or (colon and kind != "percentile"):
         raise UsageError(f"unknown observer {text!r}: choose {', '.join(OBSERVERS)} or percentile:99.99")
-    if not value:
+    if not colon:
         return OBSERVERS[kind]()
     try:
         percent = float(value)

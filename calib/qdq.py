@@ -1,4 +1,4 @@
-"""INT8 graphs from the float graph and a table of ranges: the TensorRT form, and the form that ONNX Runtime is fast with.
+"""INT8 graphs from the float graph and a table of ranges: the TensorRT form, and the form for ONNX Runtime.
 
 One float graph and one range table serve every engine; see the variants in ``runtime/MANIFEST.md``. Both passes write
 QuantizeLinear and DequantizeLinear pairs of opset 13 and leave arithmetic to the engine.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ from calib.graph import (
     topological,
     without_unused_initializers,
 )
-from calib.layers import Layer, layers_of
+from calib.layers import OUTPUT, WEIGHTED, Layer, layers_of
 from calib.observers import LEVELS, Range
 from runtime.errors import GenedgeError
 
@@ -35,6 +35,8 @@ Floats = NDArray[np.float32]
 U8_LEVELS = 255
 SMALLEST_SCALE = 1e-12  # of a tensor that is zero everywhere; any value will do
 PIXEL_MIDDLE = 128  # pixel - 128 is a signed byte
+HALF_STEP = 0.51  # with some room for gains that were rounded
+MOST_BIAS_STEPS = 2**30  # of int32, so that the sum with the products of a layer stays within it
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Int8Qdq:
 
     Args:
         keep: names of layers that stay in float.
-        centred: give layers that read the frame ``pixel - 128``, which int8 holds without loss. Symmetric int8 without it
-            has only every second of the 256 pixel values.
+        centred: give layers that read the frame ``pixel - 128``, which int8 holds without loss. Symmetric int8 without
+            it has only every second of the 256 pixel values. Where a layer pads with zeros that are no pixel value
+            (127.5 in a net that takes -1..1), its border is wrong by half a pixel value.
         transposed: quantise ConvTranspose. TensorRT 8 to 10 have wrong-result bugs there, OpenVINO gains much.
         residuals: quantise the other input of an Add behind a quantised layer, so that TensorRT can fuse the Add.
-        narrow: quantise layers of fewer than 16 input channels, unless these are a multiple of 8. TensorRT pads channels
-            to 32 and gains nothing from them.
+        narrow: quantise layers of fewer than 16 input channels too; those of 8 always are. TensorRT pads channels to 32
+            and gains nothing from them.
     """
 
     keep: tuple[str, ...] = ()
@@ -69,7 +72,11 @@ class Int8Qdq:
 
 @dataclass(frozen=True)
 class Int8Ort:
-    """Settings of the ONNX Runtime form (variant ``int8-ort``): ``keep`` names layers that stay in float."""
+    """Settings of the ONNX Runtime form (variant ``int8-ort``): ``keep`` names layers that stay in float.
+
+    ConvTranspose always does, since the CPU provider has no quantised one, and so does a layer that an
+    InstanceNormalization reads, or that itself makes an output of the graph: they would run in float all the same.
+    """
 
     keep: tuple[str, ...] = ()
 
@@ -78,7 +85,9 @@ class Int8Ort:
         return replace(self, keep=tuple(dict.fromkeys((*self.keep, *names))))
 
     def quantises(self, layer: Layer) -> bool:
-        return layer.name not in self.keep and layer.op != "ConvTranspose"  # the CPU provider has no quantised one
+        if layer.name in self.keep or layer.op == "ConvTranspose" or "InstanceNormalization" in layer.readers:
+            return False
+        return layer.activation is not None or OUTPUT not in layer.readers
 
 
 def qdq_from_graph(
@@ -86,9 +95,9 @@ def qdq_from_graph(
 ) -> onnx.ModelProto:
     """The TensorRT form: float32 graph with pairs in front of each layer's input and weights.
 
-    Signed int8 with zero point 0; activations have one scale, weights one per output channel, as a float32 constant with
-    a pair (TensorRT 8 refuses int8 constants). Biases and the outputs of layers stay float. A pair stands in front of a
-    Pad that only moves values, so the Pad can move bytes.
+    Signed int8 with zero point 0; activations have one scale, weights one per output channel, as a float32 constant
+    with a pair (TensorRT 8 refuses int8 constants). Biases and the outputs of layers stay float. A pair stands in front
+    of a Pad that only moves values, so the Pad can move bytes.
 
     Raises:
         GenedgeError: ``keep`` names no layer, no layer is left, or a range is missing.
@@ -97,7 +106,7 @@ def qdq_from_graph(
     layers = _chosen(model, settings)
     edit = _Edit(model)
     for layer in layers:
-        node = edit.node(layer.name)
+        node = edit.index.producer[layer.result]
         if settings.centred and layer.affine is not None and _centre(edit, node, layer):
             pass
         else:
@@ -105,7 +114,7 @@ def qdq_from_graph(
             _redirect(edit, node, layer.source, edit.pair(layer.source, scale, np.int8(0)))
         edit.quantise_weights(node, layer)
     if settings.residuals:
-        _quantise_residuals(edit, layers, ranges)
+        _quantise_residuals(edit, {layer.result for layer in layers}, ranges)
     return edit.finished()
 
 
@@ -116,7 +125,8 @@ def ort_from_graph(
 
     Activations are uint8: with zero point 0 behind a ReLU, which then vanishes, asymmetric else. In front of any other
     activation there is one more pair. Weights are int8 and biases int32 constants. Whatever reads a quantised tensor
-    reads it behind its pair; a float reader beside it would keep the layer in float.
+    reads it behind its pair; a float reader beside it would keep the layer in float. Outputs of the graph stay as they
+    are.
 
     Raises:
         GenedgeError: as :func:`qdq_from_graph`.
@@ -126,26 +136,29 @@ def ort_from_graph(
     edit = _Edit(model)
     made: dict[str, tuple[str, np.float32]] = {}  # tensor -> its dequantised form and scale
 
-    def quantised(name: str, known_as: str, layer: Layer | None = None) -> np.float32:
+    def quantised(name: str, known_as: str, affine: tuple[float, float] | None = None) -> np.float32:
         """Put a pair behind a tensor, for all its readers, and give its scale."""
         if name not in made:
-            exact = _exact_pixels(layer.affine) if layer is not None and layer.affine is not None else None
-            scale, zero = exact or _asymmetric_scale(_range(ranges, known_as))
+            scale, zero = (_exact_pixels(affine) if affine else None) or _asymmetric_scale(_range(ranges, known_as))
             pair = edit.pair(name, scale, zero)
             edit.redirect_readers(name, pair)
             made[name] = pair, scale
         return made[name][1]
 
     for layer in layers:
-        node = edit.node(layer.name)
-        scale = quantised(_undo(node.input[0], made), layer.source, layer)
-        weight_scales = edit.quantise_weights(node, layer, constant=True)
-        if layer.bias is not None:
-            edit.quantise_bias(node, scale * weight_scales)
-        if layer.activation == "Relu":
-            quantised(layer.activated, layer.activated)
-        else:
+        node = edit.index.producer[layer.result]
+        scale = quantised(_undo(node.input[0], made), layer.source, layer.affine)  # behind a Pad, which ORT keeps
+        bias = edit.plain_bias(node, layer)
+        least = np.abs(bias) / (scale.astype(np.float64) * MOST_BIAS_STEPS) if bias is not None else None
+        scales = edit.quantise_weights(node, layer, least=least, constant=True)
+        if bias is not None:
+            edit.quantise_bias(node, bias, scale * scales)
+        if layer.activation != "Relu":
             quantised(layer.result, layer.result)
+        elif OUTPUT in layer.readers:  # zero point 0 cuts off what the ReLU would
+            quantised(layer.result, layer.activated)
+        else:
+            quantised(layer.activated, layer.activated)
     return edit.finished()
 
 
@@ -179,7 +192,7 @@ def _asymmetric_scale(values: Range) -> tuple[np.float32, np.uint8]:
 
 
 def _exact_pixels(affine: tuple[float, float]) -> tuple[np.float32, np.uint8] | None:
-    """Scale and zero point that hold ``gain * pixel + offset`` without loss; None where the zero point is no whole number."""
+    """Scale and zero point that hold ``gain * pixel + offset`` without loss, None where the latter is not whole."""
     gain, offset = affine
     zero = -offset / gain
     if not -0.01 <= zero <= U8_LEVELS + 0.01 or abs(zero - round(zero)) > 0.01:
@@ -195,25 +208,32 @@ def _undo(name: str, made: Mapping[str, tuple[str, np.float32]]) -> str:
 def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
     """Feed a layer ``source - middle``, where middle is the value of pixel 128, and correct its bias for it.
 
-    What the layer pads with zeros it must now pad with ``-middle``, so its padding becomes a node. The correction uses the
-    weights as they were: their rounding errors then act on centred pixels only, which is what bias correction wants.
+    What the layer pads with zeros it must now pad with ``-middle``, so its padding becomes a node. The correction uses
+    the weights as they were: their rounding errors then act on centred pixels only, as bias correction wants it.
+    False, and nothing done, where zero is further than half a step from every pixel value and so cannot be padded with.
     """
     if node.op_type != "Conv" or attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        return False
+    if layer.bias is not None and not edit.index.is_constant(layer.bias):
         return False
     assert layer.affine is not None
     gain, offset = layer.affine
     middle = np.float32(gain * PIXEL_MIDDLE + offset)
     pads = cast("list[int]", attribute(node, "pads", []))
-    first = _first_reader(edit, node, layer.source)
-    if first is not node and attribute(first, "mode", "constant") == "constant":
-        return False  # a Pad that adds zeros
+    first, moved = _first_reader(edit, node, layer.source)
+    if any(attribute(pad, "mode", "constant") == "constant" for pad in moved) or (moved and any(pads)):
+        return False  # zeros between Pads
+    border = -(PIXEL_MIDDLE + offset / gain)  # of zero, in steps
+    if any(pads) and not -PIXEL_MIDDLE - HALF_STEP <= border <= PIXEL_MIDDLE - 1 + HALF_STEP:
+        return False
     centred = edit.add(
         "Sub", [layer.source, edit.constant(f"{layer.source}.middle", middle)], f"{layer.source}.centred"
     )
     if any(pads):
         half = len(pads) // 2
         full = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64)
-        inputs = [centred, edit.constant(f"{node.name}.pads", full), edit.constant(f"{node.name}.border", -middle)]
+        value = np.float32(gain * np.clip(np.round(border), -PIXEL_MIDDLE, PIXEL_MIDDLE - 1))
+        inputs = [centred, edit.constant(f"{layer.source}.pads", full), edit.constant(f"{layer.source}.border", value)]
         centred = edit.add("Pad", inputs, f"{layer.source}.padded", mode="constant")
         set_attribute(node, "pads", [0] * len(pads))
     weights = edit.value(layer.weight)
@@ -227,19 +247,21 @@ def _centre(edit: _Edit, node: NodeProto, layer: Layer) -> bool:
     return True
 
 
-def _first_reader(edit: _Edit, node: NodeProto, source: str) -> NodeProto:
-    """The layer's node, or the Pad in front of it that reads ``source``."""
+def _first_reader(edit: _Edit, node: NodeProto, source: str) -> tuple[NodeProto, list[NodeProto]]:
+    """What reads ``source`` for a layer: its node, or the first of the Pads in front of it; and these Pads."""
+    moved = []
     while node.input[0] != source:
         node = edit.index.producer[node.input[0]]
-    return node
+        moved.append(node)
+    return node, moved
 
 
 def _redirect(edit: _Edit, node: NodeProto, source: str, pair: str) -> None:
-    _first_reader(edit, node, source).input[0] = pair
+    _first_reader(edit, node, source)[0].input[0] = pair
 
 
-def _quantise_residuals(edit: _Edit, layers: Sequence[Layer], ranges: Mapping[str, Range]) -> None:
-    results = {layer.result for layer in layers}
+def _quantise_residuals(edit: _Edit, results: set[str], ranges: Mapping[str, Range]) -> None:
+    """Pairs in front of the other input of an Add that alone reads one of ``results``; none where a layer makes it."""
     for node in edit.originals:
         if node.op_type != "Add":
             continue
@@ -247,12 +269,13 @@ def _quantise_residuals(edit: _Edit, layers: Sequence[Layer], ranges: Mapping[st
         if not fed:
             continue
         other = node.input[1 - fed[0]]
-        if other in ranges and not edit.index.is_constant(other):
+        maker = edit.index.producer.get(other)
+        if other in ranges and (maker is None or maker.op_type not in WEIGHTED):
             node.input[1 - fed[0]] = edit.pair(other, _symmetric_scale(ranges[other]), np.int8(0))
 
 
 class _Edit:
-    """A graph that is being changed. Tensors keep their names; new ones get fresh names."""
+    """A graph that is being changed. Tensors keep their names; new ones get fresh names, and the same is made once."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = copy_of(model)
@@ -260,12 +283,8 @@ class _Edit:
         self.index = Index(self._model.graph)
         self._names = Names(self._model.graph)
         self.originals = list(self._model.graph.node)
-        self._nodes = {node.name: node for node in self.originals if node.name}
         self._added: list[NodeProto] = []
-        self._pairs: dict[tuple[str, float, int], str] = {}
-
-    def node(self, name: str) -> NodeProto:
-        return self._nodes[name]
+        self._made: dict[tuple[object, ...], str] = {}  # what was added under which description, to be shared
 
     def value(self, name: str) -> Floats:
         value = self.index.constant(name)
@@ -273,24 +292,26 @@ class _Edit:
         return np.asarray(value, dtype=np.float32)
 
     def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
-        name = self._names.fresh(name)
-        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
+        array = np.asarray(value)
+        key = name, array.dtype, array.shape, array.tobytes()
+        if key not in self._made:
+            self._made[key] = self._names.fresh(name)
+            self._model.graph.initializer.append(numpy_helper.from_array(array, self._made[key]))
+        return self._made[key]
 
-    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: int | str) -> str:
-        output = self._names.fresh(output)
-        name = self._names.fresh(f"{output}.node")
-        self._added.append(helper.make_node(op, inputs, [output], name=name, **attributes))
-        return output
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        key = op, *inputs, *attributes.items()
+        if key not in self._made:
+            output = self._made[key] = self._names.fresh(output)
+            name = self._names.fresh(f"{output}.node")
+            self._added.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return self._made[key]
 
     def pair(self, name: str, scale: np.float32, zero: np.int8 | np.uint8) -> str:
-        """A tensor behind QuantizeLinear and DequantizeLinear; the same pair is made once."""
-        key = name, float(scale), int(zero)
-        if key not in self._pairs:
-            numbers = [self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero)]
-            small = self.add("QuantizeLinear", [name, *numbers], f"{name}.quantised")
-            self._pairs[key] = self.add("DequantizeLinear", [small, *numbers], f"{name}.dequantised")
-        return self._pairs[key]
+        """A tensor behind QuantizeLinear and DequantizeLinear."""
+        numbers = [self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero)]
+        small = self.add("QuantizeLinear", [name, *numbers], f"{name}.quantised")
+        return self.add("DequantizeLinear", [small, *numbers], f"{name}.dequantised")
 
     def redirect_readers(self, name: str, to: str) -> None:
         """Let every node of the original graph that reads ``name`` read ``to``."""
@@ -299,10 +320,18 @@ class _Edit:
                 if read == name:
                     node.input[place] = to
 
-    def quantise_weights(self, node: NodeProto, layer: Layer, *, constant: bool = False) -> Floats:
-        """Put a pair behind the weights, or write them as an int8 ``constant``; gives the scale of each output channel."""
+    def quantise_weights(
+        self, node: NodeProto, layer: Layer, *, least: NDArray[np.float64] | None = None, constant: bool = False
+    ) -> Floats:
+        """Put a pair behind the weights, or write them as an int8 ``constant``; gives the scale of each output channel.
+
+        ``least`` is how small these may become. Channels that are zero everywhere take it, since any scale does.
+        """
         weights = self.value(layer.weight)
         scales = weight_scales(weights, layer.weight_axis)
+        if least is not None:
+            dead = np.max(np.abs(weights), axis=_others(weights, layer.weight_axis)) == 0
+            scales = np.where(dead & (least > 0), least, np.maximum(scales, least)).astype(np.float32)
         zeros = np.zeros(scales.shape, dtype=np.int8)
         numbers = [self.constant(f"{layer.weight}.scale", scales), self.constant(f"{layer.weight}.zero", zeros)]
         axis = {"axis": layer.weight_axis} if layer.weight_axis is not None else {}
@@ -315,11 +344,17 @@ class _Edit:
         node.input[1] = self.add("DequantizeLinear", [small, *numbers], f"{layer.weight}.dequantised", **axis)
         return scales if scales.ndim else np.full(layer.channels_out, scales, dtype=np.float32)
 
-    def quantise_bias(self, node: NodeProto, scales: Floats) -> None:
+    def plain_bias(self, node: NodeProto, layer: Layer) -> NDArray[np.float64] | None:
+        """The constant that is added to the output channels as it is, None where there is none."""
+        bias = self.index.constant(layer.bias) if layer.bias is not None else None
+        factors = {attribute(node, name, 1.0) for name in ("alpha", "beta")}
+        if bias is None or bias.shape != (layer.channels_out,) or factors != {1.0}:
+            return None
+        return bias.astype(np.float64)
+
+    def quantise_bias(self, node: NodeProto, bias: NDArray[np.float64], scales: Floats) -> None:
         """The bias as int32 in steps of ``scales`` (input scale times weight scale), as a QLinearConv adds it."""
-        bias = self.value(node.input[2]).astype(np.float64)
-        limits = np.iinfo(np.int32)
-        steps = np.clip(np.round(bias / scales.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+        steps = np.round(bias / scales.astype(np.float64)).astype(np.int32)
         name = node.input[2]
         numbers = [
             self.constant(f"{name}.int32", steps),
@@ -340,8 +375,12 @@ def weight_scales(weights: Floats, axis: int | None) -> Floats:
     if axis is None:
         largest = np.asarray(np.max(np.abs(weights)))
     else:
-        largest = np.max(np.abs(weights), axis=tuple(other for other in range(weights.ndim) if other != axis))
+        largest = np.max(np.abs(weights), axis=_others(weights, axis))
     return np.where(largest > 0, np.maximum(largest / LEVELS, SMALLEST_SCALE), 1).astype(np.float32)
+
+
+def _others(weights: Floats, axis: int | None) -> tuple[int, ...]:
+    return tuple(other for other in range(weights.ndim) if other != axis)
 
 
 def _broadcastable(scales: Floats, axis: int | None, rank: int) -> Floats:

@@ -27,9 +27,9 @@ from runtime.frames import Frame
 from runtime.manifest import Manifest
 from runtime.sessions import Choice, available_backends, session_for
 
-JUDGE_FRAMES = 16  # frames that losses are measured on
-JUDGE_RUNS, JUDGE_RUN = 3, 12  # for recurrent nets: runs, and frames of each
-JUDGE_SIDE = 288  # pixels of their longer side at most; of the ground truth where there is one
+JUDGE_FRAMES = 12  # frames that losses are measured on
+JUDGE_RUNS, JUDGE_RUN = 2, 12  # for recurrent nets: runs, and frames of each
+JUDGE_SIDE = 256  # pixels of their longer side at most; of the ground truth where there is one
 LEAST_SIDE = 32  # pixels of a reduced frame; smaller ones are nearly all border
 EQUALISE_FRAMES = 16  # frames that the channels' ranges are first measured on
 FEW_FRAMES = 4
@@ -50,7 +50,8 @@ class Int8Config:
     """What the user asks of INT8.
 
     ``material``: calibration sets, folders or pictures. ``observer``: a name for :func:`observer_named`, or ``auto``
-    for the one that loses least. ``equalise``: bring the channels of a tensor to similar ranges first.
+    for the one that loses least. ``equalise``: bring the channels of a tensor to similar ranges first. ``hardened``:
+    measure on hardened frames as well (:func:`calib.truth.hardened`).
     ``bias_correction``: None takes it where less is lost with it. ``float_layers``: layers that stay in float in any
     case, by name, or ``first`` and ``last``. ``keep_slow``: keep variants that are not faster here, for another device.
     ``cache``: folder for measured ranges, None for :func:`default_cache`. Raises :class:`UsageError` for an unknown
@@ -61,6 +62,7 @@ class Int8Config:
     budget: Budget = field(default_factory=Budget)
     observer: str = "auto"
     equalise: bool = True
+    hardened: bool = True
     bias_correction: bool | None = None  # None: where it loses less
     float_layers: tuple[str, ...] = ()
     keep_slow: bool = False
@@ -167,7 +169,7 @@ def quantised(
         models[variant], layers[variant], recipes[variant] = found.model, found.best.float_layers, decided
     described = {
         "digest": prepared.material.digest,
-        "source": prepared.material.source,
+        "source": source_of(prepared.config.material),
         "frames": len(prepared.material),
         "judged_on": len(prepared.clips.inputs),
         "ground_truth": prepared.clips.truth is not None,
@@ -202,7 +204,8 @@ def form_of(variant: str, means: Mapping[str, list[float]] | None, keep: tuple[s
     """The form of ``int8`` or ``int8-ort``, with biases corrected where ``means`` are given."""
     if variant == "int8-ort":
         return ort_form(Int8Ort(keep), means)
-    return qdq_form(Int8Qdq(keep), means)
+    # ConvTranspose stays float: TensorRT 8 to 10, which read the same file, have wrong-result bugs there
+    return qdq_form(Int8Qdq(keep, transposed=False), means)
 
 
 def prepare(
@@ -212,12 +215,12 @@ def prepare(
     named_layers(model, config.float_layers)  # an unknown name shows before the long part
     material = checked_material(config.material, manifest, progress)
     clips = clips_of(material, manifest)
-    feeds = _feeds(material, clips, manifest)
+    feeds = _feeds(material, clips, manifest, hardened=config.hardened)
     cache = config.cache or default_cache()
     base, factors = model, {}
     if config.equalise:
         progress("measuring the channels' ranges")
-        few = replace(feeds, runs=_spread(feeds.all_runs(), EQUALISE_FRAMES), digest=f"{feeds.digest} few")
+        few = replace(feeds, runs=_spread(feeds.all_runs(), EQUALISE_FRAMES))
         factors = equalisation(model, collect(model, few, threads=config.threads, cache=cache, progress=progress))
         base = equalised(model, factors) if factors else model
     statistics = collect(base, feeds, threads=config.threads, cache=cache, progress=progress)
@@ -346,6 +349,11 @@ def search_variant(prepared: Prepared, variant: str, progress: Progress) -> tupl
     return found, VariantRecipe(name, layers, corrected)
 
 
+def source_of(paths: Sequence[Path]) -> str:
+    """What a bundle says about its material: names without folders, which are nobody else's business."""
+    return ", ".join(path.resolve().name for path in paths)
+
+
 def named_layers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[str, ...]:
     """Names of layers, where ``first`` and ``last`` stand for those. Raises :class:`UsageError` for an unknown one."""
     layers = [layer.name for layer in layers_of(model)]
@@ -357,14 +365,17 @@ def named_layers(model: onnx.ModelProto, names: Sequence[str]) -> tuple[str, ...
     return tuple(dict.fromkeys(layer for name in names for layer in known[name]))
 
 
-def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest) -> Feeds:
+def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest, *, hardened: bool) -> Feeds:
     """The material, the same hardened, and what losses are measured on where that is reduced, and so sharper."""
-    own = len(material)
-    parts: list[Sequence[Frame]] = [material.frames, _Hardened(material, manifest)]
-    runs = [*material.runs, *(tuple(own + index for index in run) for run in material.runs)]
-    if clips.truth is not None:
+    parts: list[Sequence[Frame]] = [material.frames]
+    runs = list(material.runs)
+    if hardened:
+        parts.append(_Hardened(material, manifest))
+        runs += [tuple(len(material) + index for index in run) for run in material.runs]
+    if clips.truth is not None and hardened:
+        start = sum(len(part) for part in parts)
         parts.append(clips.inputs)
-        runs += [tuple(2 * own + index for index in run) for run in clips.runs]
+        runs += [tuple(start + index for index in run) for run in clips.runs]
     states = tuple(
         StateRule(port.name, str(port.source), str(port.initial), _channels(port.shape)) for port in manifest.states
     )
@@ -404,7 +415,7 @@ def _notes(prepared: Prepared) -> tuple[str, ...]:
     material, clips = prepared.material, prepared.clips
     judged = "ground truth: frames reduced by the scale" if clips.truth is not None else "the float graph's output"
     return (
-        f"INT8 was calibrated on {len(material)} frames of {material.source} "
+        f"INT8 was calibrated on {len(material)} frames of {source_of(prepared.config.material)} "
         f"and judged on {len(clips.inputs)} against {judged}.",
         *([f"Channels of {len(prepared.equalisation)} tensors were equalised."] if prepared.equalisation else []),
     )

@@ -229,14 +229,15 @@ def rank(
     judge: Judge,
     progress: Progress = lambda text: None,
 ) -> tuple[Damage, ...]:
-    """Every layer alone in INT8, all others float, the most harmful first."""
+    """Every layer alone in INT8, all others float, the most harmful first: by what the budget counts, see
+    :func:`goodness`."""
     layers = [layer for layer in layers_of(model) if form.quantises(layer)]
     damages = []
     for number, layer in enumerate(layers):
         progress(f"{form.variant}: layer {number + 1} of {len(layers)} alone")
         keep = tuple(other.name for other in layers if other is not layer)
         damages.append(Damage(layer, judge.loss(play(form.build(model, ranges, keep)))))
-    return tuple(sorted(damages, key=lambda damage: damage.loss.psnr_db))
+    return tuple(sorted(damages, key=lambda damage: (goodness(damage.loss), damage.loss.psnr_db)))
 
 
 def search(

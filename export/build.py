@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from calib.dataset import HOW_TO_MAKE, CalibrationSet
+from calib.quantise import source_of
 from export import variants
 from export.bundle import (
     add_parity,
@@ -88,6 +89,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     if int8 is not None:
         models.update(int8.models)
     material = CalibrationSet.from_paths(config.frames) if config.frames else CalibrationSet.built_in()
+    source = source_of(config.frames) if config.frames else material.source
     pairs = parity_pairs(loaded, material, config.shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
         bundle = write_files(folder, draft, models, pairs, int8.float_layers if int8 is not None else {})
@@ -105,14 +107,14 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             seams = tile_difference(bundle, results[0].choice, tile_frame(material, bundle.manifest.geometry))
             if seams > 1:
                 raise NotMetError(f"{name}: tiles differ from the whole frame by {seams} 8-bit steps (halo {halo})")
-        notes = [f"Frames: {material.source}.", f"Measured halo: {halo} input pixels."]
+        notes = [f"Frames: {source}.", f"Measured halo: {halo} input pixels."]
         if seams is not None:
             notes.append(f"Tiled output against whole-frame output: at most {seams} 8-bit steps apart.")
         extra = {
             "reference": f"PyTorch {torch.__version__.split('+')[0]}, float32",
             "frames": [list(pair.frame.shape) for pair in pairs],
             "runs": sum(pair.begins for pair in pairs),  # as many as frames where no state ties them together
-            "material": material.source,
+            "material": source,
             "halo": halo,
             "tile_difference": seams,
         }

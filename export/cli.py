@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, json_option
 from runtime.errors import EXIT_OK, UsageError, printable
-from runtime.report import table, text_stream, write_json
+from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ def _int8_options(build: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--float-layers", default="", metavar="LIST", help="layers that stay in float: first, last, or names"
     )
+    build.add_argument(
+        "--no-hardened", action="store_true", help="measure ranges on the frames alone, not on sharper copies as well"
+    )
     build.add_argument("--no-equalise", action="store_true", help="leave the channels' ranges as they are")
     build.add_argument(
         "--bias-correction", choices=["auto", "on", "off"], default="auto", help="(default: where it loses less)"
@@ -168,6 +171,7 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config, Path | None]:
         budget=Budget(options.budget_db, options.budget_delta_e, options.budget_psnr),
         observer=options.observer,
         equalise=not options.no_equalise,
+        hardened=not options.no_hardened,
         bias_correction={"auto": None, "on": True, "off": False}[options.bias_correction],
         float_layers=tuple(name.strip() for name in options.float_layers.split(",") if name.strip()),
         keep_slow=options.keep_slow_int8,
@@ -258,6 +262,9 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}{fed}")
     for variant, artifact in manifest.artifacts.items():
         print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
+        if artifact.float_layers or variant.startswith("int8"):
+            names = f" ({printable(shortened(artifact.float_layers, 8))})" if artifact.float_layers else ""
+            print(f"  layers in float: {len(artifact.float_layers)}{names}")
         for engine, figures in artifact.parity.items():
             shown = ((key, unit) for key, unit in FIGURES.items() if key in figures)
             print(f"  {engine}: {', '.join(unit.format(figures[key]) for key, unit in shown)}")

@@ -25,7 +25,7 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.manifest import Limits, Manifest
 from runtime.metrics import judge, psnr
-from runtime.sessions import runnable
+from runtime.sessions import ALONE_DELTA_E, ALONE_PSNR_DB, runnable
 
 VARIANTS = ("int8", "int8-ort", "int8-strong")
 BROKEN_DB = 30.0  # PSNR against PyTorch; below that a graph is not merely imprecise
@@ -40,6 +40,7 @@ class Int8Result:
     """INT8 graphs of a build and all that its report says about them.
 
     ``dropped``: variant -> why it is not in the bundle. ``timings``: median milliseconds a frame on this device.
+    ``rivals``: variant -> the next precision, which it had to be faster than.
     """
 
     models: Mapping[str, onnx.ModelProto]
@@ -50,6 +51,7 @@ class Int8Result:
     dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
+    rivals: Mapping[str, Timing] = field(default_factory=dict)
 
     def without(self, variant: str, reason: str) -> Int8Result:
         return replace(self, dropped={**self.dropped, variant: reason})
@@ -153,7 +155,10 @@ def earned(
             continue
         usable = [other for other in timings if _may_replace(other, timing, results)]
         fastest = min(usable, key=lambda other: other.median_ms, default=None)
-        if fastest is not None and fastest.median_ms <= timing.median_ms:
+        if fastest is None:
+            continue
+        int8 = replace(int8, rivals={**int8.rivals, timing.choice.variant: fastest})
+        if fastest.median_ms <= timing.median_ms:
             told = f"not faster than {fastest.choice.precision} on {timing.choice.backend} here"
             figures = f"{timing.median_ms:.1f} against {fastest.median_ms:.1f} ms a frame"
             if config is not None and config.keep_slow:
@@ -177,10 +182,18 @@ def earned(
 
 
 def _may_replace(other: Timing, timing: Timing, results: Sequence[VariantParity]) -> bool:
-    """Whether ``other`` is a float precision on the same engine whose parity was met."""
+    """Whether ``other`` is the next precision: float, on the same engine, and good enough to be taken instead.
+
+    That is what the runtime would choose unasked, or what is no further from PyTorch than INT8 is.
+    """
     if other.choice.backend != timing.choice.backend or other.choice.precision == "int8":
         return False
-    return any(result.choice == other.choice and result.report.passed for result in results)
+    own = next(result.report for result in results if result.choice == timing.choice)
+    theirs = next((result.report for result in results if result.choice == other.choice), None)
+    if theirs is None or not theirs.passed:
+        return False
+    unasked = theirs.psnr_db >= ALONE_PSNR_DB and theirs.delta_e <= ALONE_DELTA_E
+    return unasked or theirs.psnr_db >= own.psnr_db
 
 
 def _bench_size(bundle: Bundle) -> tuple[int, int]:

@@ -40,3 +40,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """Names with commas between them, the first ``most`` of them and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

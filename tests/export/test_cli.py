@@ -174,6 +174,24 @@ def test_inspect_shows_the_figures_that_there_are(tmp_path: Path, capsys: pytest
     assert "  openvino-fp32: 51.23 dB\n" in capsys.readouterr().out
 
 
+def test_inspect_counts_and_names_layers_in_float(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_small_bundle(tmp_path / "b")
+    content = json.loads((folder / "manifest.json").read_text())
+    artifact = content["artifacts"]["fp32"]
+    names = [f"node{index}" for index in range(20)]
+    content["artifacts"]["int8"] = {**artifact, "float_layers": []}
+    content["artifacts"]["int8-ort"] = {**artifact, "float_layers": names}
+    content["artifacts"]["int8-strong"] = {**artifact, "float_layers": ["red\x1b[31m"]}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert run(["inspect", str(folder)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "layers in float" in line]
+    assert lines == [
+        "  layers in float: 0",
+        "  layers in float: 1 (red\\x1b[31m)",
+        f"  layers in float: 20 ({', '.join(names[:8])} and 12 more)",
+    ]
+
+
 # --- exit codes and messages ------------------------------------------------------------------------------------------
 
 
