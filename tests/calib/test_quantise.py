@@ -69,7 +69,7 @@ def sr_net(weights: float = 1.0, width: int = 8) -> onnx.ModelProto:
         node("LeakyRelu", ["b"], "rb", alpha=0.2),
         helper.make_node("Conv", ["rb", "w3", "b3"], ["c"], name="tail", **pads),
         node("DepthToSpace", ["c"], "d", blocksize=2, mode="CRD"),
-        node("Resize", ["x", "", "sizes"], "up", mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"),
+        node("Resize", ["x", "", "sizes"], "up", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
         node("Add", ["d", "up"], "sum"),
         node("Transpose", ["sum"], "t", perm=[0, 2, 3, 1]),
         node("Clip", ["t", "black", "white"], "clipped"),
@@ -77,7 +77,8 @@ def sr_net(weights: float = 1.0, width: int = 8) -> onnx.ModelProto:
         node("Cast", ["rounded"], "image", to=TensorProto.UINT8),
     ]  # fmt: skip
     constants = {
-        "w1": random(width, 3), "b1": np.full(width, 5, np.float32), "w2": random(width, width), "b2": np.ones(width, np.float32),
+        "w1": random(width, 3), "b1": np.full(width, 5, np.float32),
+        "w2": random(width, width), "b2": np.ones(width, np.float32),
         "w3": random(12, width) * np.float32(0.3), "b3": np.zeros(12, np.float32),
         "sizes": np.array([1, 1, 2, 2], np.float32), "black": np.float32(0), "white": np.float32(255),
     }  # fmt: skip
@@ -97,9 +98,8 @@ def with_geometry(**changes: Any) -> Manifest:
     return replace(MANIFEST, geometry=replace(MANIFEST.geometry, **changes))
 
 
-RECURRENT = replace(
-    MANIFEST, inputs=(*MANIFEST.inputs, Port("hidden", "state", "float32", ("n", 4, "h", "w"), source="next", initial="zeros"))
-)  # fmt: skip
+HIDDEN = Port("hidden", "state", "float32", ("n", 4, "h", "w"), source="next", initial="zeros")
+RECURRENT = replace(MANIFEST, inputs=(*MANIFEST.inputs, HIDDEN))
 
 
 @pytest.fixture(scope="module")
