@@ -64,6 +64,12 @@ class Budget:
             return False
         return loss.truth_db <= self.db if loss.truth_db is not None else loss.psnr_db >= self.psnr_db
 
+    def excess(self, loss: Loss) -> float:
+        """How many times the budget a loss is, by the figure that is worst; errors against float as amplitudes."""
+        own = 10 ** ((self.psnr_db - loss.psnr_db) / 20) if loss.truth_db is None else loss.truth_db / self.db
+        colour = loss.delta_e / self.delta_e if self.delta_e is not None else 0.0
+        return max(own, colour, loss.drift_db / self.drift_db)
+
     def __str__(self) -> str:
         colour = f" and ΔE {self.delta_e:g}" if self.delta_e is not None else ""
         return f"{self.db:g} dB against ground truth (without one: {self.psnr_db:g} dB PSNR against float){colour}"
@@ -246,7 +252,7 @@ def search(
     """Keep layers in float, the most harmful first, until the budget is met; then give back those it can do without.
 
     The result is minimal: none of the layers kept can become INT8 again within the budget. Where not even one layer
-    left in INT8 meets it, ``met`` is False and ``best`` is the point that loses least.
+    left in INT8 meets it, ``met`` is False and ``best`` is the point that exceeds it least.
     """
     tried: dict[frozenset[str], Loss] = {}  # no models: a hundred of a large net fill the memory
 
@@ -280,7 +286,7 @@ def search(
         curve.append(Point(tuple(order[:count]), attempt(order[:count])))
     first = next((point for point in curve if budget.met(point.loss)), None)
     if first is None:
-        best = max(curve, key=lambda point: goodness(point.loss))
+        best = min(curve, key=lambda point: budget.excess(point.loss))
         return found(best.float_layers, False)
     keep, before = list(first.float_layers), -1
     while len(keep) != before:  # what was needed at first may not be without another one: errors can cancel out

@@ -310,7 +310,7 @@ def parity_table(built: Built) -> str:
 
 
 def int8_lines(built: Built) -> list[str]:
-    """What a build has to say about INT8, one line for each variant."""
+    """What a build has to say about INT8: one line for each variant, and the notes."""
     if built.int8 is None:
         return []
     lines = []
@@ -326,7 +326,7 @@ def int8_lines(built: Built) -> list[str]:
             line += f"; loses {truth}{loss.psnr_db:.2f} dB PSNR and ΔE {loss.delta_e:.2f} against float"
         lines.append(line)
     lines += [f"{variant} dropped: {reason}" for variant, reason in built.int8.dropped.items()]
-    return lines
+    return [*lines, *built.int8.notes]
 
 
 def _as_dict(built: Built) -> dict[str, Any]:

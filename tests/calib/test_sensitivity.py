@@ -178,6 +178,14 @@ def test_budget_edges(budget: Budget, loss: Loss, met: bool) -> None:
     assert budget.met(loss) is met
 
 
+def test_excess_says_by_which_figure_a_budget_is_missed() -> None:
+    assert Budget(0.1).excess(Loss(20, 9, 0.3)) == pytest.approx(3)
+    assert Budget(psnr_db=40).excess(Loss(34, 9)) == pytest.approx(2, rel=0.01)
+    assert Budget(0.1, delta_e=0.5).excess(Loss(60, 2.0, 0.3)) == pytest.approx(4)
+    assert Budget().excess(Loss(60, 0, 0.0, 5.0)) == pytest.approx(5)
+    assert Budget().excess(Loss(60, 0, 0.0)) <= 1
+
+
 def test_budget_as_text() -> None:
     assert str(Budget()) == "0.1 dB against ground truth (without one: 40 dB PSNR against float)"
     assert str(Budget(0.25, 1.5, 38)).endswith("(without one: 38 dB PSNR against float) and ΔE 1.5")
@@ -311,7 +319,7 @@ def test_a_layer_that_can_go_back_goes_back() -> None:
     assert bench.minimal(found, 100)
 
 
-def test_what_no_choice_meets_gives_the_point_that_loses_least() -> None:
+def test_what_no_choice_meets_gives_the_point_that_exceeds_the_budget_least() -> None:
     found = Bench(4, summed([100, 50, 70, 60])).search(10)
     assert not found.met
     assert found.best.float_layers == ("l0", "l2", "l3")

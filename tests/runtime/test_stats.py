@@ -9,7 +9,8 @@ import struct
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fcntl import ioctl
 from itertools import pairwise
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.stats import Clock as Steps
 from runtime.stats import LatencyRecorder, Progress, current_rss_bytes, peak_rss_bytes
 
 
@@ -275,3 +277,58 @@ def test_a_stream_that_breaks_stops_the_line_not_the_work() -> None:
             progress.step()
         progress.close()
         assert progress.done == 3
+
+
+# --- steps of a long job ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time that ``time.monotonic`` tells."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def to(seconds: float) -> None:
+        now[0] = 100.0 + seconds
+
+    return to
+
+
+def test_steps_are_told_with_the_seconds_since_the_start(
+    at: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Steps()
+    clock("loading")
+    at(1.25)
+    clock("exporting")
+    at(1234.5)
+    clock("exporting")
+    captured = capsys.readouterr()
+    assert captured.err == "[   0.0 s] loading\n[   1.2 s] exporting\n[1234.5 s] exporting\n"
+    assert captured.out == ""
+
+
+def test_lines_that_differ_in_numbers_only_come_every_two_seconds(
+    at: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Steps()
+    for number in range(50):  # ten a second
+        at(number / 10)
+        clock(f"frame {number} of 50, {5 - number / 10:.1f} s left")
+    at(4.95)
+    clock("frame 50 of 50, done")  # other words
+    clock("layer 1 of 3")
+    clock("layer 2 of 3")
+    said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert [line.split(",")[0] for line in said] == [
+        "frame 0 of 50", "frame 20 of 50", "frame 40 of 50", "frame 50 of 50", "layer 1 of 3",
+    ]  # fmt: skip
+
+
+def test_the_first_line_is_told_whatever_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the machine has just started, and its clock with it."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.5)
+    Steps()("3")
+    assert capsys.readouterr().err == "[   0.0 s] 3\n"
