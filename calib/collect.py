@@ -257,7 +257,7 @@ def with_reductions(model: onnx.ModelProto, names: Sequence[str], kept: Sequence
             raise GenedgeError(f"the shape of {name} is not known, so its range cannot be measured")
         others = [axis for axis in range(rank) if axis != 1]
         nodes = []
-        for kind, op in (("low", "ReduceMin"), ("high", "ReduceMax"), ("mean", "ReduceMean")):
+        for kind, op in (("low", "ReduceMin"), ("high", "ReduceMax"), ("mean", "ReduceMean")):  # the mean shows any NaN
             nodes.append(helper.make_node(op, [name], [f"{name}:{kind}"], axes=others, keepdims=0))
             graph.output.append(helper.make_tensor_value_info(f"{name}:{kind}", TensorProto.FLOAT, [None]))
         nodes.append(helper.make_node("Shape", [name], [f"{name}:size"]))

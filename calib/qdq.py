@@ -159,7 +159,63 @@ def ort_from_graph(
             quantised(layer.result, layer.activated)
         else:
             quantised(layer.activated, layer.activated)
-    return edit.finished()
+    return frames_by_quantising(edit.finished())
+
+
+def frames_by_quantising(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let one QuantizeLinear of scale 1 do what Clip to 0..255, Round and Cast to uint8 do at the end of a frame graph.
+
+    It rounds half to even and saturates, so nothing changes but the three passes over the large image, which ONNX
+    Runtime makes one by one. A Reshape between Round and Cast then moves bytes. Graphs that end otherwise stay as they
+    are. Not for TensorRT, whose QuantizeLinear makes int8 only.
+    """
+    result = copy_of(model)
+    index = Index(result.graph)
+    for last in list(result.graph.node):
+        if (
+            last.op_type != "Cast"
+            or attribute(last, "to") != onnx.TensorProto.UINT8
+            or last.output[0] not in index.outputs
+        ):
+            continue
+        shaped = index.producer.get(last.input[0])
+        reshape = shaped if shaped is not None and shaped.op_type == "Reshape" else None
+        rounded = index.producer.get(reshape.input[0]) if reshape is not None else shaped
+        clip = index.producer.get(rounded.input[0]) if rounded is not None and rounded.op_type == "Round" else None
+        if rounded is None or clip is None or clip.op_type != "Clip" or not _clips_to_bytes(clip, index):
+            continue
+        inside = [rounded, clip, *([reshape] if reshape is not None else [])]
+        readers = {reader.op_type for node in inside for reader in index.readers.get(node.output[0], [])}
+        if not readers <= {"Round", "Reshape", "Cast", "Shape"}:
+            continue
+        names = Names(result.graph)
+        scale, zero, small = (names.fresh(f"{last.output[0]}.{what}") for what in ("scale", "zero", "bytes"))
+        result.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), scale))
+        result.graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), zero))
+        output = last.output[0]
+        quantise = helper.make_node(
+            "QuantizeLinear", [clip.input[0], scale, zero], [small if reshape is not None else output],
+            name=names.fresh(f"{output}.quantise"),
+        )  # fmt: skip
+        if reshape is not None:
+            reshape.output[0] = output
+        for node in result.graph.node:  # what asked for the shape of the rounded image may ask for that of the bytes
+            for place, name in enumerate(node.input):
+                if name in (rounded.output[0], clip.output[0]) and node not in (rounded, last):
+                    node.input[place] = quantise.output[0]
+        kept = [node for node in result.graph.node if node not in (last, rounded, clip)]
+        known = [item.name for item in (*result.graph.initializer, *result.graph.input)]
+        replace_nodes(result.graph, topological([*kept, quantise], known))
+        return checked(without_unused_initializers(result))
+    return model
+
+
+def _clips_to_bytes(clip: NodeProto, index: Index) -> bool:
+    limits = [index.constant(name) for name in clip.input[1:3]]
+    return len(limits) == 2 and all(
+        value is not None and value.size == 1 and float(value.flat[0]) == wanted
+        for value, wanted in zip(limits, (0, U8_LEVELS), strict=True)
+    )
 
 
 def _chosen(model: onnx.ModelProto, settings: Int8Qdq | Int8Ort) -> list[Layer]:

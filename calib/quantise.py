@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from calib.sensitivity import Budget, Form, Judge, Play, Search, about_as_good, 
 from calib.truth import contrast_of, hardened, reduced
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frame
-from runtime.manifest import Manifest
+from runtime.manifest import Artifact, Manifest
 from runtime.sessions import Choice, available_backends, session_for
 
 JUDGE_FRAMES = 12  # frames that losses are measured on
@@ -33,6 +34,7 @@ JUDGE_SIDE = 256  # pixels of their longer side at most; of the ground truth whe
 LEAST_SIDE = 32  # pixels of a reduced frame; smaller ones are nearly all border
 EQUALISE_FRAMES = 16  # frames that the channels' ranges are first measured on
 FEW_FRAMES = 4
+BF16_SHARE = 0.25  # of the budget, that bfloat16 alone may take
 
 AUTOMATIC: Mapping[str, Observer] = {  # those that clip less come first
     "max": Max(),
@@ -314,13 +316,18 @@ def player(manifest: Manifest, choice: Choice, clips: Clips, threads: int = 0) -
     return play
 
 
-def judging(prepared: Prepared, variant: str) -> tuple[Play, Judge]:
-    """How a variant is run, and what judges it. Raises :class:`GenedgeError` where its engine is not installed."""
+def judging(prepared: Prepared, variant: str, float_precision: str = "fp32") -> tuple[Play, Judge]:
+    """How a variant is run, and what judges it. Raises :class:`GenedgeError` where its engine is not installed.
+
+    ``float_precision`` is what the layers that stay in float are computed in.
+    """
     backend = ENGINE_OF[variant]
     if backend not in available_backends():
         raise GenedgeError(f'{variant} needs {backend} to be judged: pip install "genedge[cpu]"')
     threads = prepared.config.threads
-    play = player(prepared.manifest, Choice(backend, "int8", variant, "calibration"), prepared.clips, threads)
+    own = Artifact(f"model.{variant}.onnx", "", float_precision=float_precision)
+    manifest = replace(prepared.manifest, artifacts={variant: own})
+    play = player(manifest, Choice(backend, "int8", variant, "calibration"), prepared.clips, threads)
     reference = player(prepared.manifest, Choice(backend, "fp32", "fp32", "calibration"), prepared.clips, threads)
     scale = prepared.manifest.geometry.scale
     runs = prepared.clips.runs if prepared.manifest.states else ()  # without a state nothing can drift
@@ -334,6 +341,10 @@ def search_variant(prepared: Prepared, variant: str, progress: Progress) -> tupl
     Of choices that are about as good, the one that clips least is taken: content will come that no set has shown.
     """
     play, judge = judging(prepared, variant)
+    floats = "bf16" if ENGINE_OF[variant] == "openvino" and _affords_bf16(prepared, judge) else "fp32"
+    if floats != "fp32":
+        progress(f"{variant}: what stays in float may be bf16")
+        play, _ = judging(prepared, variant, floats)
     corrections = (True, False) if prepared.config.bias_correction is None else (prepared.config.bias_correction,)
     tried = []
     for name, ranges in prepared.tables.items():
@@ -346,7 +357,24 @@ def search_variant(prepared: Prepared, variant: str, progress: Progress) -> tupl
     found = search(prepared.model, form, prepared.tables[name], prepared.config.budget, play, judge, progress)
     layers = tuple(dict.fromkeys((*prepared.always_float, *found.best.float_layers)))
     found = replace(found, best=replace(found.best, float_layers=layers))
-    return found, VariantRecipe(name, layers, corrected)
+    return found, VariantRecipe(name, layers, corrected, floats)
+
+
+def _affords_bf16(prepared: Prepared, judge: Judge) -> bool:
+    """Whether bfloat16 alone takes so little of the budget that the layers in float may as well be computed in it."""
+    from runtime.sessions.openvino import has_bf16
+
+    if not has_bf16():
+        return False
+    play = player(
+        prepared.manifest, Choice("openvino", "bf16", "fp32", "calibration"), prepared.clips, prepared.config.threads
+    )
+    loss, budget = judge.loss(play(prepared.original)), prepared.config.budget
+    if budget.delta_e is not None and loss.delta_e > budget.delta_e * BF16_SHARE:
+        return False
+    if loss.truth_db is not None:
+        return loss.truth_db <= budget.db * BF16_SHARE
+    return loss.psnr_db >= budget.psnr_db - 10 * math.log10(BF16_SHARE)
 
 
 def source_of(paths: Sequence[Path]) -> str:

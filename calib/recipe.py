@@ -12,6 +12,7 @@ import numpy as np
 
 from calib.observers import Range
 from runtime.errors import GenedgeError, UsageError
+from runtime.manifest import FLOAT_PRECISIONS
 
 FORMAT = 1
 RECIPE_NAME = "recipe.json"
@@ -21,11 +22,13 @@ MAX_BYTES = 64 << 20  # 64 MiB; a net of a hundred layers takes about one
 
 @dataclass(frozen=True)
 class VariantRecipe:
-    """One variant: the observer that lost least, the layers in float, and whether biases were corrected."""
+    """One variant: the observer that lost least, the layers in float, whether biases were corrected, and what floats
+    may be computed in."""
 
     observer: str
     float_layers: tuple[str, ...] = ()
     bias_correction: bool = False
+    float_precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Recipe:
                     "observer": variant.observer,
                     "float_layers": list(variant.float_layers),
                     "bias_correction": variant.bias_correction,
+                    "float_precision": variant.float_precision,
                 }
                 for name, variant in self.variants.items()
             },
@@ -133,7 +137,10 @@ def _variant(name: str, value: Any) -> VariantRecipe:
         raise TypeError(f"{name}: observer must be a name and bias_correction true or false")
     if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
         raise TypeError(f"{name}: float_layers must be a list of names")
-    return VariantRecipe(observer, tuple(layers), bias)
+    floats = entry.get("float_precision", "fp32")
+    if floats not in FLOAT_PRECISIONS:
+        raise ValueError(f"{name}: float_precision must be one of {', '.join(FLOAT_PRECISIONS)}")
+    return VariantRecipe(observer, tuple(layers), bias, floats)
 
 
 def _range(name: str, values: Any) -> Range:

@@ -92,7 +92,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     source = source_of(config.frames) if config.frames else material.source
     pairs = parity_pairs(loaded, material, config.shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
-        bundle = write_files(folder, draft, models, pairs, int8.float_layers if int8 is not None else {})
+        bundle = write_files(folder, draft, models, pairs, int8.variant_recipes if int8 is not None else {})
         results = measure(bundle, pairs, progress)
         _gate(name, results)
         if any(not result.report.passed for result in results):  # bf16, or the gate would have raised

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import onnx
 
+from calib.recipe import VariantRecipe
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
 from export.generators.base import LoadedGenerator, RecurrentState
@@ -94,13 +95,16 @@ def write_files(
     draft: Manifest,
     models: Mapping[str, onnx.ModelProto],
     pairs: Sequence[Pair],
-    float_layers: Mapping[str, tuple[str, ...]],
+    recipes: Mapping[str, VariantRecipe],
 ) -> Bundle:
     """Write models, golden frames and a manifest that parity can already be measured with."""
     artifacts = {}
     for variant, model in models.items():
         digest = _write(folder / f"model.{variant}.onnx", model.SerializeToString())
-        artifacts[variant] = Artifact(f"model.{variant}.onnx", digest, float_layers.get(variant, ()))
+        recipe = recipes.get(variant, VariantRecipe(""))
+        artifacts[variant] = Artifact(
+            f"model.{variant}.onnx", digest, recipe.float_layers, float_precision=recipe.float_precision
+        )
     (folder / "golden").mkdir()
     golden = []
     for index, pair in enumerate(golden_pairs(pairs)):

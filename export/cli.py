@@ -130,8 +130,8 @@ def _int8_options(build: argparse.ArgumentParser) -> None:
         "--observer",
         default="auto",
         metavar="NAME",
-        help="range rule: max, percentile, percentile:99.99, mse, entropy (default: the one of the first three that "
-        "loses least)",
+        help="range rule: max, percentile, percentile:99.99, mse, entropy (default: of four rules the one that loses "
+        "least)",
     )
     build.add_argument(
         "--float-layers", default="", metavar="LIST", help="layers that stay in float: first, last, or names"
@@ -319,11 +319,14 @@ def int8_lines(built: Built) -> list[str]:
             continue
         layers = built.int8.float_layers[variant]
         found = built.int8.searches.get(variant)
+        floats = built.int8.variant_recipes[variant].float_precision
         line = f"{variant}: {len(layers)} layers in float" + (f" ({', '.join(layers)})" if layers else "")
         if found is not None:
             loss = found.best.loss
             truth = f"{loss.truth_db:.3f} dB from ground truth, " if loss.truth_db is not None else ""
             line += f"; loses {truth}{loss.psnr_db:.2f} dB PSNR and ΔE {loss.delta_e:.2f} against float"
+        if layers and floats == "bf16":
+            line += "; these layers may be bf16"
         lines.append(line)
     lines += [f"{variant} dropped: {reason}" for variant, reason in built.int8.dropped.items()]
     return [*lines, *built.int8.notes]

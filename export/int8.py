@@ -14,7 +14,7 @@ from calib.collect import Progress, digest_of
 from calib.layers import layers_of
 from calib.qdq import Int8Qdq, qdq_from_graph
 from calib.quantise import Int8Config, from_recipe, quantised
-from calib.recipe import RECIPE_NAME, Recipe, ranges_for, read_recipe
+from calib.recipe import RECIPE_NAME, Recipe, VariantRecipe, ranges_for, read_recipe
 from calib.remedies import bias_corrected, equalised
 from calib.sensitivity import Budget, Search
 from export.bundle import with_limits, without_variant
@@ -55,6 +55,15 @@ class Int8Result:
 
     def without(self, variant: str, reason: str) -> Int8Result:
         return replace(self, dropped={**self.dropped, variant: reason})
+
+    @property
+    def variant_recipes(self) -> dict[str, VariantRecipe]:
+        """How each artifact was made; ``int8-strong``, computed by another engine, has floats of its own type."""
+        recipes = self.recipe.variants
+        return {
+            variant: replace(recipes.get(variant, VariantRecipe("")), float_layers=layers)
+            for variant, layers in self.float_layers.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For ``parity.json`` and ``--json``."""

@@ -27,6 +27,7 @@ ROLES = ("frame", "code", "state", "image")
 DTYPES = ("uint8", "float32", "float16", "int64")
 INITIALS = ("zeros", "frame")  # what a state holds before the first step
 VARIANTS = ("fp32", "fp16", "int8", "int8-strong", "int8-ort")
+FLOAT_PRECISIONS = ("fp32", "bf16")
 LIMIT_KEYS = (*VARIANTS, "bf16")  # bf16 is a precision of the fp32 artifact with limits of its own
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -80,12 +81,23 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Artifact:
-    """One precision variant of the graph."""
+    """One precision variant of the graph.
+
+    ``float_layers`` names the layers of an INT8 graph that stay in float. ``float_precision`` is what all floats in it
+    may be computed in: bf16 where that was measured, and the device has it, else fp32.
+    """
 
     file: str
     sha256: str
     float_layers: tuple[str, ...] = ()
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    float_precision: str = "fp32"
+
+    def to_dict(self) -> dict[str, Any]:
+        content = asdict(self)
+        if self.float_precision == "fp32":  # as a manifest that does not mention it is read
+            del content["float_precision"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,7 @@ class Manifest:
             "outputs": [port.to_dict() for port in self.outputs],
             "geometry": geometry,
             "face": self.face,
-            "artifacts": {variant: asdict(artifact) for variant, artifact in self.artifacts.items()},
+            "artifacts": {variant: artifact.to_dict() for variant, artifact in self.artifacts.items()},
             "limits": limits,
             "golden": [asdict(pair) for pair in self.golden],
         }
@@ -451,7 +463,8 @@ def _artifact(reader: _Reader) -> Artifact:
         for engine in parity.names():
             entry = parity.object(engine)
             figures[engine] = {key: entry.number(key) for key in entry.names()}
-    return Artifact(reader.file("file"), reader.sha256("sha256"), tuple(layers), figures)
+    floats = reader.choice("float_precision", FLOAT_PRECISIONS) if "float_precision" in reader.content else "fp32"
+    return Artifact(reader.file("file"), reader.sha256("sha256"), tuple(layers), figures, floats)
 
 
 def _limits(reader: _Reader) -> Limits:

@@ -139,7 +139,7 @@ def session_for(
     ports. Otherwise as :func:`open_session`."""
     scale, recurrence = manifest.geometry.scale, recurrence_of(manifest)
     if recurrence is not None:
-        stepper = _open_stepper(model, recurrence, choice, threads)
+        stepper = _open_stepper(model, manifest, recurrence, choice, threads)
         return RecurrentSession(stepper, recurrence, scale, in_flight=in_flight)
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoSession
@@ -149,6 +149,7 @@ def session_for(
             scale,
             variant=choice.variant,
             precision=choice.precision,
+            float_precision=_float_precision(manifest, choice),
             threads=threads,
             in_flight=in_flight,
             streams=streams,
@@ -160,11 +161,23 @@ def session_for(
     )
 
 
-def _open_stepper(model: bytes, recurrence: Recurrence, choice: Choice, threads: int) -> Stepper:
+def _float_precision(manifest: Manifest, choice: Choice) -> str:
+    artifact = manifest.artifacts.get(choice.variant)
+    return artifact.float_precision if artifact is not None else "fp32"
+
+
+def _open_stepper(model: bytes, manifest: Manifest, recurrence: Recurrence, choice: Choice, threads: int) -> Stepper:
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoStepper
 
-        return OpenVinoStepper(model, recurrence, variant=choice.variant, precision=choice.precision, threads=threads)
+        return OpenVinoStepper(
+            model,
+            recurrence,
+            variant=choice.variant,
+            precision=choice.precision,
+            float_precision=_float_precision(manifest, choice),
+            threads=threads,
+        )
     from runtime.sessions.onnxruntime import OnnxRuntimeStepper
 
     return OnnxRuntimeStepper(model, recurrence, variant=choice.variant, precision=choice.precision, threads=threads)

@@ -95,6 +95,7 @@ class OpenVinoSession(Session):
         model: the ONNX file's bytes.
         scale: output size over input size.
         precision: fp32, fp16 (weights; a CPU computes in float32), int8, or bf16.
+        float_precision: of what is float in an int8 graph, fp32 or bf16; the latter only where the processor has it.
         threads: 0 leaves the choice to OpenVINO.
         in_flight: requests that may be under way at once.
         streams: requests that are computed at once; 1 gives the shortest time per frame.
@@ -107,6 +108,7 @@ class OpenVinoSession(Session):
         *,
         variant: str,
         precision: str,
+        float_precision: str = "fp32",
         threads: int = 0,
         in_flight: int = 2,
         streams: int = 1,
@@ -114,7 +116,7 @@ class OpenVinoSession(Session):
     ) -> None:
         self._model = _read(model, variant)
         self.scale = scale
-        self._device, self._config = device, _config(precision, streams, threads)
+        self._device, self._config = device, _config(_hint(precision, float_precision), streams, threads)
         self._in_flight = max(in_flight, streams)
         self._closed = False
         self._lock = threading.Lock()
@@ -177,7 +179,7 @@ class OpenVinoStepper(Stepper):
 
     Args:
         model: the ONNX file's bytes, whose ports are those of ``recurrence``.
-        precision, threads: as for :class:`OpenVinoSession`.
+        precision, float_precision, threads: as for :class:`OpenVinoSession`.
     """
 
     def __init__(
@@ -187,13 +189,14 @@ class OpenVinoStepper(Stepper):
         *,
         variant: str,
         precision: str,
+        float_precision: str = "fp32",
         threads: int = 0,
         device: str = "CPU",
     ) -> None:
         self._model = _read(model, variant)
         inputs, outputs = ([port.any_name for port in side] for side in (self._model.inputs, self._model.outputs))
         check_ports(recurrence, inputs, outputs, variant)
-        self._device, self._config = device, _config(precision, 1, threads)
+        self._device, self._config = device, _config(_hint(precision, float_precision), 1, threads)
         self._frame = recurrence.frame.name
         self._request: Any = None
         self.info = SessionInfo("openvino", precision, variant, device, threads, 1)
@@ -232,9 +235,16 @@ def _read(model: bytes, variant: str) -> Any:
         raise GenedgeError(f"OpenVINO cannot read the {variant} model: {_first_line(error)}") from None
 
 
-def _config(precision: str, streams: int, threads: int) -> dict[str, Any]:
+def _hint(precision: str, float_precision: str) -> str:
+    """What OpenVINO computes floats in. An INT8 graph says whether that may be bf16, where the processor has it."""
+    if precision == "int8" and float_precision == "bf16" and has_bf16():
+        return HINTS["bf16"]
+    return HINTS[precision]
+
+
+def _config(hint: str, streams: int, threads: int) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_PRECISION_HINT": hint,
         "ENABLE_CPU_PINNING": False,
         "NUM_STREAMS": streams,
     }
