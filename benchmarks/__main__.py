@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks import common
 from runtime.report import table, write_json
 
-ALL = ("startup", "parity", "super_resolution", "pipeline", "memory")
-BUILDING = ("parity", "super_resolution", "pipeline", "memory")  # these may need bundles, and share them
+ALL = ("startup", "parity", "super_resolution", "pipeline", "int8", "memory")
+BUILDING = ("parity", "super_resolution", "pipeline", "int8", "memory")  # these may need bundles, and share them
 HEAD = ("benchmark", "met", "missed", "skipped", "seconds", "verdict")
 
 
