@@ -155,8 +155,6 @@ def quantised(
     for variant in variants:
         try:
             found, decided = search_variant(prepared, variant, progress)
-        except UsageError:
-            raise
         except GenedgeError as error:
             missed[variant] = str(error)
             continue

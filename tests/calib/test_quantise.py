@@ -30,6 +30,7 @@ from calib.quantise import (
     JUDGE_SIDE,
     Int8Config,
     Quantised,
+    _Hardened,
     checked_material,
     clips_of,
     form_of,
@@ -40,7 +41,7 @@ from calib.quantise import (
     quantised,
 )
 from calib.sensitivity import Budget
-from calib.truth import reduced
+from calib.truth import contrast_of, hardened, reduced
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Manifest, Port
@@ -338,6 +339,22 @@ def test_only_a_recurrent_net_can_drift(pan_set: Path, tmp_path: Path) -> None:
     outputs = [frame.copy() for frame in play(prepared.original)]
     outputs[-1] ^= 64
     assert judge.loss(outputs).drift_db == 0
+
+
+def test_frames_to_measure_on_are_hardened_run_by_run(photos: tuple[Frame, ...]) -> None:
+    """The contrast is that of a run's first frame, the reduction changes from run to run, sizes stay the model's."""
+    frames = [(photo[:150, :170] * gain + 40).astype(np.uint8) for photo in photos[:2] for gain in (0.2, 0.4)]
+    material = material_of(frames, ((0, 1), (2, 3)))
+    hard = _Hardened(material, with_geometry(size_rule=SizeRule(8, 4)))
+    for index in (3, 0, 2, 1):  # in any order
+        first, factor = frames[index - index % 2], 2  # a quarter of 150 rows is less than a hardened frame has at least
+        wanted = hardened(frames[index], factor, contrast_of(first))[:72, :84]
+        assert np.array_equal(hard[index], wanted), index
+    assert len(hard) == 4
+    larger = _Hardened(material_of([np.ascontiguousarray(photo[:300, :320]) for photo in photos[:2]]), MANIFEST)
+    assert [frame.shape for frame in larger] == [(150, 160, 3), (75, 80, 3)]
+    fixed = _Hardened(material, with_geometry(fixed_size=(150, 170)))
+    assert {frame.shape for frame in fixed} == {(150, 170, 3)}
 
 
 # --- graphs that cannot be quantised ----------------------------------------------------------------------------------
