@@ -104,7 +104,7 @@ def test_help_and_readme_name_the_same_verbs() -> None:
         done = subprocess.run(
             [sys.executable, "-m", package, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        verbs = set(re.findall(r"^    ([a-z]+)  ", done.stdout, re.MULTILINE))
+        verbs = set(re.findall(r"^    ([a-z]+)(?:  |$)", done.stdout, re.MULTILINE))
         named = set(re.findall(rf"python -m {package} ([a-z]+)", README))
         assert verbs == named
 

@@ -1,4 +1,4 @@
-"""Quality, speed, ONNX Runtime's quantiser beside ours, and the cost of calibration: what INT8 must reach.
+"""Quality, speed, ONNX Runtime's quantiser beside ours, the cost of calibration, and what each part is worth.
 
 Bundles are built by ``python -m export build --calib`` on sets that ``python -m calib sample`` takes from the videos of
 the test material. A variant that the build dropped is skipped by name, with the build's reason.
@@ -17,15 +17,17 @@ from benchmarks.int8.cost import measure_cost
 from benchmarks.int8.material import ALL_NETS, PHOTOS_OF, RECURRENT_NAMES, Int8Bundle, Material
 from benchmarks.int8.peers import Peers
 from benchmarks.int8.quality import Quality
+from benchmarks.int8.remedies import Remedies
 from benchmarks.int8.report import Report, write_markdown
 from benchmarks.int8.speed import Speed
 from benchmarks.nets import Net, UnavailableError, folder_for_built
 from runtime.errors import GenedgeError
 
 NAME = "int8"
-PARTS = ("quality", "speed", "peers", "cost")
+PARTS = ("quality", "speed", "peers", "cost", "remedies")
 QUICK_NETS = ("sr-x2", "candy-nc16", "mobile-rrn-16")
 PEER_NETS = ("sr-x2", "realesr-animevideov3")
+REMEDY_NETS = ("sr-x2", "sr-x4", "realesr-animevideov3", "candy-nc16")
 COST_NET = "realesr-animevideov3"
 PACKAGES = ("onnx", "onnxruntime", "openvino", "torch")
 
@@ -48,6 +50,13 @@ def cost_nets(options: argparse.Namespace) -> list[Net]:
     return [ALL_NETS[name] for name in names if name == COST_NET or options.only == "cost"]
 
 
+def remedy_nets(options: argparse.Namespace) -> list[Net]:
+    """Nets whose recipe is taken apart, unless others were asked for; quick: one."""
+    default = REMEDY_NETS[:1] if options.quick else REMEDY_NETS
+    names = [name for name in options.net or default if name not in RECURRENT_NAMES]
+    return [ALL_NETS[name] for name in names if name in default or options.only == "remedies"]
+
+
 def attempt(report: Report, nets: list[Net], what: str, measure: Callable[[Net], None]) -> None:
     """Measure each net; what is not here is skipped by name, and what breaks is a missed target, and the rest runs."""
     for net in nets:
@@ -66,6 +75,7 @@ def measure(options: argparse.Namespace) -> common.Result:
     parts = (options.only,) if options.only else PARTS
     quality = Quality(report, options.threads, options.quick)
     speed = Speed(report, options.threads, options.rounds)
+    remedies = Remedies(report, options.threads)
     peers = Peers(report, options.threads, options.rounds, options.quick)
     with folder_for_built(options.built) as built:
         material = Material(built / "sets", options.quick)
@@ -84,13 +94,19 @@ def measure(options: argparse.Namespace) -> common.Result:
             large = options.frames_720p
             measure_cost(net, built, material, options.frames, large, options.threads, report)
 
+        def take_apart(net: Net) -> None:
+            remedies.measure(Int8Bundle.of(net, built, material), material.for_net(net))
+
         if {"quality", "speed"} & set(parts):
             attempt(report, nets_of(options), "", quality_and_speed)
         if "peers" in parts:
             attempt(report, peer_nets(options), " peers", compare)
+        if "remedies" in parts:
+            attempt(report, remedy_nets(options), " remedies", take_apart)
         quality.show()
         speed.show()
         peers.show()
+        remedies.show()
         if "cost" in parts:
             attempt(report, cost_nets(options), " cost", calibrate)
     report.result.conditions["rounds"] = options.rounds
