@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -248,12 +248,17 @@ def search(
     play: Play,
     judge: Judge,
     progress: Progress = lambda text: None,
+    headroom: float = 1.0,
 ) -> Search:
     """Keep layers in float, the most harmful first, until the budget is met; then give back those it can do without.
 
     The result is minimal: none of the layers kept can become INT8 again within the budget. Where not even one layer
     left in INT8 meets it, ``met`` is False and ``best`` is the point that exceeds it least.
+
+    ``headroom`` is the share of the budget in dB that is aimed at, since other frames may lose more than those judged
+    on. Where that is out of reach, the whole budget counts.
     """
+    aim = replace(budget, db=budget.db * headroom)
     tried: dict[frozenset[str], Loss] = {}  # no models: a hundred of a large net fill the memory
 
     def attempt(keep: Sequence[str]) -> Loss:
@@ -279,12 +284,15 @@ def search(
     order = [damage.layer.name for damage in damages]
     counts = sorted({round(place) for place in np.linspace(1, max(1, len(order) - 1), min(MAX_CURVE, len(order)))})
     for count in counts if len(order) > 1 else []:
-        reached = [point for point in curve if budget.met(point.loss)]
+        reached = [point for point in curve if aim.met(point.loss)]
         if len(reached) > 2:  # the curve beyond says nothing new
             break
         progress(f"{form.variant}: {count} of {len(layers)} layers in float")
         curve.append(Point(tuple(order[:count]), attempt(order[:count])))
-    first = next((point for point in curve if budget.met(point.loss)), None)
+    first = next((point for point in curve if aim.met(point.loss)), None)
+    if first is None:
+        aim = budget
+        first = next((point for point in curve if aim.met(point.loss)), None)
     if first is None:
         best = min(curve, key=lambda point: budget.excess(point.loss))
         return found(best.float_layers, False)
@@ -295,6 +303,6 @@ def search(
             without = [other for other in keep if other != name]
             if frozenset(without) not in tried:
                 progress(f"{form.variant}: {name} back to INT8?")
-            if budget.met(attempt(without)):
+            if aim.met(attempt(without)):
                 keep = without
     return found(keep, True)

@@ -327,6 +327,33 @@ def test_what_no_choice_meets_gives_the_point_that_exceeds_the_budget_least() ->
     assert found.model.doc_string == "l1"
 
 
+class ThousandthsJudge:
+    """Every wrong value is a thousandth of a decibel from the ground truth."""
+
+    def loss(self, outputs: Sequence[Frame]) -> Loss:
+        wrong = int(np.count_nonzero(outputs[0]))
+        return Loss(60 - wrong / 100, 0.0, wrong / 1000)
+
+
+@pytest.mark.parametrize(
+    ("damages", "headroom", "kept"),
+    [
+        ([10, 20, 30, 40], 1.0, ()),  # 100 in all is the budget itself
+        ([10, 20, 30, 40], 0.65, ("l3",)),  # 60 left
+        ([70, 90], 0.65, ("l1",)),  # 65 is out of reach, the whole budget is not
+        ([110, 120], 0.65, None),
+    ],
+)
+def test_the_search_aims_at_a_share_of_the_budget(
+    damages: list[int], headroom: float, kept: tuple[str, ...] | None
+) -> None:
+    bench = Bench(len(damages), summed(damages))
+    found = search(bench.model, bench.form, {}, Budget(db=0.1), bench.play, ThousandthsJudge(), headroom=headroom)
+    assert found.met is (kept is not None)
+    if kept is not None:
+        assert found.best.float_layers == kept
+
+
 def test_one_layer_is_met_or_not() -> None:
     for allowed, met in ((9, False), (10, True)):
         found = Bench(1, summed([10])).search(allowed)
