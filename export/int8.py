@@ -12,11 +12,11 @@ import onnx
 
 from calib.collect import Progress, digest_of
 from calib.layers import layers_of
-from calib.qdq import Int8Qdq, qdq_from_graph
+from calib.qdq import Int8Qdq
 from calib.quantise import Int8Config, from_recipe, quantised
 from calib.recipe import RECIPE_NAME, Recipe, VariantRecipe, ranges_for, read_recipe
-from calib.remedies import bias_corrected, equalised
-from calib.sensitivity import Budget, Search
+from calib.remedies import equalised
+from calib.sensitivity import Budget, Search, qdq_form
 from export.bundle import with_limits, without_variant
 from export.parity import Pair, VariantParity
 from export.variants import strong_from_qdq
@@ -25,7 +25,7 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.manifest import Limits, Manifest
 from runtime.metrics import judge, psnr
-from runtime.sessions import ALONE_DELTA_E, ALONE_PSNR_DB, runnable
+from runtime.sessions import runnable, taken_unasked
 
 VARIANTS = ("int8", "int8-ort", "int8-strong")
 BROKEN_DB = 30.0  # PSNR against PyTorch; below that a graph is not merely imprecise
@@ -119,12 +119,10 @@ def _strong(model: onnx.ModelProto, recipe: Recipe) -> tuple[onnx.ModelProto, tu
     """
     entry = recipe.variants["int8"]
     settings = Int8Qdq(entry.float_layers, transposed=False, narrow=False)
+    form = qdq_form(settings, recipe.means if entry.bias_correction else None)
     base = equalised(model, recipe.equalisation)
-    layers = layers_of(base)
-    if entry.bias_correction:
-        base = bias_corrected(base, recipe.means, {layer.name for layer in layers if settings.quantises(layer)})
-    strong = strong_from_qdq(qdq_from_graph(base, ranges_for(recipe, "int8"), settings))
-    return strong, tuple(layer.name for layer in layers if not settings.quantises(layer))
+    strong = strong_from_qdq(form.build(base, ranges_for(recipe, "int8"), ()))
+    return strong, tuple(layer.name for layer in layers_of(base) if not form.quantises(layer))
 
 
 def limits_of(results: Sequence[VariantParity], pairs: Sequence[Pair]) -> dict[str, Limits]:
@@ -201,8 +199,7 @@ def _may_replace(other: Timing, timing: Timing, results: Sequence[VariantParity]
     theirs = next((result.report for result in results if result.choice == other.choice), None)
     if theirs is None or not theirs.passed:
         return False
-    unasked = theirs.psnr_db >= ALONE_PSNR_DB and theirs.delta_e <= ALONE_DELTA_E
-    return unasked or theirs.psnr_db >= own.psnr_db
+    return taken_unasked(theirs.psnr_db, theirs.delta_e) or theirs.psnr_db >= own.psnr_db
 
 
 def _bench_size(bundle: Bundle) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from runtime.sessions.recurrent import Recurrence, RecurrentSession, Stepper, re
 
 __all__ = [
     "Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable",
-    "session_for",
+    "session_for", "taken_unasked",
 ]  # fmt: skip
 
 BACKENDS = ("tensorrt", "openvino", "onnxruntime")  # in the order of preference
@@ -102,7 +102,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         else:
             decibels, colour = figures.get("psnr_db", 0.0), figures.get("delta_e", 100.0)
             measured = f"{decibels:.1f} dB and ΔE {colour:.2f} from PyTorch"
-            if decibels >= ALONE_PSNR_DB and colour <= ALONE_DELTA_E:
+            if taken_unasked(decibels, colour):
                 return Choice(backend, "bf16", "fp32", f"openvino bf16: {why}, this CPU computes bf16, {measured}")
             why += f"; bf16 is possible here, but {measured}"
     for name in ("fp32", "fp16", "int8"):
@@ -115,6 +115,12 @@ def _parity_of_int8(bundle: Bundle, backend: str) -> Mapping[str, float] | None:
     """The recorded figures of INT8 on this engine, None without. A bundle holds INT8 only where it earned its place."""
     artifact = bundle.manifest.artifacts.get(_VARIANT_OF[backend]["int8"])
     return None if artifact is None else artifact.parity.get(f"{backend}-int8")
+
+
+def taken_unasked(psnr_db: float, delta_e: float) -> bool:
+    """Whether a precision that is this far from PyTorch (PSNR in dB, mean CIEDE2000) may be chosen without being asked
+    for."""
+    return psnr_db >= ALONE_PSNR_DB and delta_e <= ALONE_DELTA_E
 
 
 def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1) -> Session:
