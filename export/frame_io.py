@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.generators.base import LoadedGenerator, RecurrentState
+from export.generators.base import Condition, LoadedGenerator, Range
 from runtime.frames import Frame
 
 _BGR_RGB = (2, 1, 0)  # the swap is its own inverse
+
+#: condition's name -> its numbers, ``float32 (size,)``, or ``(size, H, W)`` for a map; the default where one is missing
+Codes = Mapping[str, NDArray[np.float32]]
 
 
 class FrameGraph(nn.Module):
@@ -23,25 +27,56 @@ class FrameGraph(nn.Module):
     TensorRT allows uint8 only at the very edge of a network, hence the order: cast first and
     transpose then; at the end transpose, clip, round, and cast last. (A pixel shuffle at the end is rewritten
     afterwards, see :func:`export.passes.shuffled_in_frame_order`.)
-    """
 
-    states: tuple[RecurrentState, ...] = ()
+    Besides the frame it takes one tensor for each state and one for each condition of the generator, in that order. A
+    state that is the frame before is ``uint8`` like the frame, others are ``float32 (N, channels, scale H, scale W)``;
+    a condition is ``float32 (N, size)`` or ``(N, size, H, W)``. Then it gives a tuple: the image, further images alike,
+    and what follows each state that has an output.
+    """
 
     def __init__(self, loaded: LoadedGenerator) -> None:
         super().__init__()
         folded = loaded.folded()
         self.folded = folded is not None
         self.net = folded if folded is not None else loaded.net
+        self.states, self.conditions, self.images = loaded.states, loaded.conditions, loaded.images
         self._input_range, self._output_range = loaded.input_range, loaded.output_range
         self.order: Tensor
         self.register_buffer("order", torch.tensor(_BGR_RGB))
 
-    def values(self, frame: Tensor) -> Tensor:
-        """The output before rounding: ``float32 (N, 3, sH, sW) BGR``, about 0..255."""
-        return self._pixels(cast(Tensor, self.net(self._planes(frame))))
+    @property
+    def simple(self) -> bool:
+        """Whether there is nothing but a frame on one side and an image on the other."""
+        return not (self.states or self.conditions or self.images)
 
-    def forward(self, frame: Tensor) -> Tensor:
-        return self._image(self.values(frame))
+    def values(self, frame: Tensor) -> Tensor:
+        """The image before rounding, for a generator without states: ``float32 (N, 3, sH, sW) BGR``, about 0..255.
+
+        Conditions have their default.
+        """
+        assert not self.states
+        count, height, width, _ = frame.shape
+        codes = [condition_tensor(condition, None, count, height, width) for condition in self.conditions]
+        result = self.net(self._planes(frame), *codes)
+        return self._pixels(cast(Tensor, result if isinstance(result, Tensor) else result[0]))
+
+    def forward(self, frame: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.simple:
+            return self._image(self._pixels(cast(Tensor, self.net(self._planes(frame)))))
+        states, codes = others[: len(self.states)], others[len(self.states) :]
+        fed = [
+            self._planes(value) if state.output is None else value
+            for state, value in zip(self.states, states, strict=True)
+        ]
+        result = self.net(self._planes(frame), *fed, *codes)
+        picture, *rest = result if isinstance(result, tuple) else (result,)
+        further, following = rest[: len(self.images)], rest[len(self.images) :]
+        shown = [
+            self._image(_scaled(values, image.range).expand(-1, 3, -1, -1))
+            for image, values in zip(self.images, further, strict=True)
+        ]
+        outputs = (self._image(self._pixels(picture)), *shown, *following)
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def _planes(self, frame: Tensor) -> Tensor:
         """A frame as the net takes it."""
@@ -53,72 +88,84 @@ class FrameGraph(nn.Module):
 
     def _pixels(self, result: Tensor) -> Tensor:
         """What the net gives as BGR, about 0..255."""
-        if self.folded:
-            return result
-        low, high = self._output_range
-        return ((result - low) * (255 / (high - low))).index_select(1, self.order)
+        return result if self.folded else _scaled(result, self._output_range).index_select(1, self.order)
 
     def _image(self, values: Tensor) -> Tensor:
         return torch.round(torch.clamp(values.permute(0, 2, 3, 1), 0, 255)).to(torch.uint8)
 
 
-class RecurrentFrameGraph(FrameGraph):
-    """The same for one step of a recurrent generator.
-
-    Takes the frame and one tensor for each of ``states``, in that order: a state that is the frame before is
-    ``uint8 (N, H, W, 3) BGR`` like the frame, the others ``float32 (N, channels, H, W)``. Gives the image, and what
-    follows each state that has an output.
-    """
-
-    def __init__(self, loaded: LoadedGenerator) -> None:
-        super().__init__(loaded)
-        self.states = loaded.states
-
-    def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        fed = [
-            self._planes(value) if state.output is None else value
-            for state, value in zip(self.states, states, strict=True)
-        ]
-        result, *following = self.net(self._planes(frame), *fed)
-        return (self._image(self._pixels(result)), *following)
+def _scaled(values: Tensor, span: Range) -> Tensor:
+    low, high = span
+    return (values - low) * (255 / (high - low))
 
 
 def frame_graph(loaded: LoadedGenerator) -> FrameGraph:
-    """The generator in evaluation mode with frames on both sides, of the class that it needs."""
-    return (RecurrentFrameGraph(loaded) if loaded.states else FrameGraph(loaded)).eval()
+    """The generator in evaluation mode with frames on both sides."""
+    return FrameGraph(loaded).eval()
 
 
-@torch.no_grad()
-def reference_output(loaded: LoadedGenerator, frame: Frame) -> Frame:
+def condition_tensor(condition: Condition, values: NDArray[Any] | None, count: int, height: int, width: int) -> Tensor:
+    """``values`` (None: the default) as the net takes them for ``count`` frames of ``height x width`` pixels."""
+    numbers = torch.as_tensor(np.asarray(condition.code.default if values is None else values, dtype=np.float32))
+    if not condition.is_map:
+        return numbers.expand(count, -1)
+    plane = numbers[:, None, None] if numbers.ndim == 1 else numbers
+    return plane.expand(count, -1, height, width)
+
+
+def reference_output(loaded: LoadedGenerator, frame: Frame, codes: Codes | None = None) -> Frame:
     """PyTorch's own output for one frame ``uint8 (H, W, 3) BGR``, from the generator as it was published.
 
     Nothing is folded and the conversion is done outside the net, so that a mistake in the frame
     graph shows up as a difference. Values are rounded half to even, as ONNX's Round does.
     """
-    return _published_output(loaded, loaded.net(_published_input(loaded, frame)))
+    return reference_run(loaded, [frame], [codes or {}])[0]
+
+
+def reference_run(
+    loaded: LoadedGenerator, frames: Sequence[Frame], codes: Sequence[Codes] | None = None
+) -> list[Frame]:
+    """PyTorch's own output for consecutive frames ``uint8 (H, W, 3) BGR``, the first of which is a first step.
+
+    As :func:`reference_output`. A published recurrent net gets the frame before, what it gave itself in the step
+    before, and their initial values in the first step. ``codes`` has those of each frame.
+    """
+    return [pictures[0] for pictures in reference_pictures(loaded, frames, codes)]
 
 
 @torch.no_grad()
-def reference_run(loaded: LoadedGenerator, frames: Sequence[Frame]) -> list[Frame]:
-    """PyTorch's own output for consecutive frames ``uint8 (H, W, 3) BGR``, the first of which is a first step.
-
-    As :func:`reference_output`, for the published recurrent net: it gets the frame before (in the first step the frame
-    itself) and what it gave itself in the step before (in the first step zeros).
-    """
+def reference_pictures(
+    loaded: LoadedGenerator, frames: Sequence[Frame], codes: Sequence[Codes] | None = None
+) -> list[tuple[Frame, ...]]:
+    """As :func:`reference_run`, with the further images of each frame behind the first."""
     outputs = []
+    height, width = frames[0].shape[:2]
     before: Tensor | None = None
     carried = [
-        torch.zeros(1, state.channels, *frames[0].shape[:2]) for state in loaded.states if state.output is not None
+        torch.zeros(1, state.channels, height * state.scale, width * state.scale)
+        for state in loaded.states
+        if state.output is not None
     ]
-    for frame in frames:
+    for place, frame in enumerate(frames):
         current = _published_input(loaded, frame)
         rest = iter(carried)
-        previous = current if before is None else before
-        result, *carried = loaded.net(
-            current, *(previous if state.output is None else next(rest) for state in loaded.states)
-        )
+        fed = []
+        for state in loaded.states:
+            if state.output is not None:
+                fed.append(next(rest))
+            elif before is not None:
+                fed.append(before)
+            else:
+                black = torch.full_like(current, loaded.input_range[0])
+                fed.append(current if state.begins_as == "frame" else black)
+        own = codes[place] if codes else {}
+        said = [condition_tensor(each, own.get(each.name), 1, height, width) for each in loaded.conditions]
+        result = loaded.net(current, *fed, *said)
+        picture, *others = result if isinstance(result, tuple) else (result,)
+        further, carried = others[: len(loaded.images)], others[len(loaded.images) :]
         before = current
-        outputs.append(_published_output(loaded, result))
+        shown = [_published_output(values, image.range) for values, image in zip(further, loaded.images, strict=True)]
+        outputs.append((_published_output(picture, loaded.output_range), *shown))
     return outputs
 
 
@@ -128,10 +175,10 @@ def _published_input(loaded: LoadedGenerator, frame: Frame) -> Tensor:
     return planes / 255 * (high - low) + low
 
 
-def _published_output(loaded: LoadedGenerator, result: Tensor) -> Frame:
-    low, high = loaded.output_range
+def _published_output(result: Tensor, span: Range) -> Frame:
+    low, high = span
     pixels = ((result - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()[..., ::-1])
+    return np.ascontiguousarray(pixels[0].expand(3, -1, -1).permute(1, 2, 0).numpy()[..., ::-1])
 
 
 NEGLIGIBLE = 1 / 256  # of an 8-bit step: far below what rounding can show

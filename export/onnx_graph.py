@@ -6,13 +6,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
 
 from calib.graph import checked
 from export import passes
-from export.frame_io import FrameGraph
+from export.frame_io import FrameGraph, condition_tensor
 from runtime.errors import GenedgeError
 from runtime.frames import SizeRule
 
@@ -22,7 +23,8 @@ INPUT, OUTPUT = "frame", "image"
 def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[int, int] | None) -> onnx.ModelProto:
     """Export a frame graph with torch's dynamo exporter and lower it to the canonical form.
 
-    Its inputs are ``frame`` and the graph's states by their names, its outputs ``image`` and the states' outputs.
+    Its inputs are ``frame`` and the graph's states and conditions by their names; its outputs are ``image``, the
+    further images, and the states' outputs.
 
     Args:
         graph: the wrapped generator.
@@ -38,26 +40,34 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
     else:
         count, (height, width) = 1, shape
     frame = torch.zeros((count, height, width, 3), dtype=torch.uint8)
-    states = [  # a tensor of its own for each: the exporter takes one that comes twice for one input
-        torch.zeros_like(frame) if state.output is None else torch.zeros(count, state.channels, height, width)
-        for state in graph.states
-    ]
     n, h, w = (torch.export.Dim(name) for name in ("n", "h", "w"))
     frames, planes = {0: n, 1: h, 2: w}, {0: n, 2: h, 3: w}
-    fed = tuple(frames if state.output is None else planes for state in graph.states)
-    free = (frames, fed) if fed else (frames,)
+    example, free = [frame], [frames]
+    for state in graph.states:  # a tensor of its own for each: the exporter takes one that comes twice for one input
+        if state.output is None:
+            example.append(torch.zeros_like(frame))
+            free.append(frames)
+        else:
+            s = state.scale
+            example.append(torch.zeros(count, state.channels, height * s, width * s))
+            free.append(planes if s == 1 else {0: n, 2: s * h, 3: s * w})
+    for condition in graph.conditions:
+        example.append(condition_tensor(condition, None, count, height, width).clone())
+        free.append(planes if condition.is_map else {0: n})
+    names = [state.name for state in graph.states] + [condition.name for condition in graph.conditions]
+    outputs = [state.output for state in graph.states if state.output is not None]
     with _quiet():
         try:
             program = torch.onnx.export(
                 graph,
-                (frame, *states),
+                tuple(example),
                 dynamo=True,
                 verbose=False,
                 external_data=False,
                 opset_version=18,
-                input_names=[INPUT, *(state.name for state in graph.states)],
-                output_names=[OUTPUT, *(state.output for state in graph.states if state.output is not None)],
-                dynamic_shapes=free if shape is None else None,
+                input_names=[INPUT, *names],
+                output_names=[OUTPUT, *(image.name for image in graph.images), *outputs],
+                dynamic_shapes=_free_shapes(free) if shape is None else None,
             )
         except Exception as error:  # the exporter wraps many kinds
             cause = error.__cause__ or error
@@ -65,6 +75,11 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
             raise GenedgeError(f"PyTorch's ONNX exporter refused the generator: {first}") from error
     assert program is not None
     return canonical(program.model_proto)
+
+
+def _free_shapes(free: list[dict[int, Any]]) -> tuple[Any, ...]:
+    """As ``dynamic_shapes`` wants them: what the graph takes as ``*others`` is one tuple."""
+    return (free[0], tuple(free[1:])) if len(free) > 1 else (free[0],)
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

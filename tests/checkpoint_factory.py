@@ -7,15 +7,13 @@ compared. They take and give ``float32 (N, 3, H, W) RGB``, 0..1 where nothing el
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
+from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,13 +21,7 @@ from export.frame_io import FrameGraph
 from export.generators import identify
 from export.generators.base import LoadedGenerator
 from export.onnx_graph import graph_from_generator
-from runtime.frames import Frame, Frames, SizeRule
-
-torch.set_num_threads(1)  # nets this small gain nothing from a second one, and lose much where the machine is busy
-
-
-def convolution(inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **settings)
+from runtime.frames import Frame
 
 
 class Compact(nn.Module):
@@ -188,16 +180,6 @@ class MobileRrn(nn.Module):
         size = (height * self.scale, width * self.scale)
         picture = detail + functional.interpolate(frame, size, mode="bilinear", align_corners=False)
         return picture.clamp(0, 255), self.conv_hidden(x).clamp(min=0)
-
-
-def mobile_rrn() -> MobileRrn:
-    """A tiny one, with random weights small enough that its state neither dies out nor grows without bound."""
-    net = randomised(MobileRrn(6, 2))
-    assert isinstance(net, MobileRrn)
-    with torch.no_grad():
-        net.conv_last.weight *= 0.5
-        net.conv_hidden.weight *= 0.5
-    return net
 
 
 class SpanConv(nn.Module):
@@ -361,37 +343,29 @@ class CycleGan(nn.Module):
         return self.model(image)
 
 
-@dataclass(frozen=True)
-class Published:
-    """A tiny net in a published layout, and what a reader has to find out about it.
+def brightened(net: nn.Module) -> None:
+    """For nets that give 0..1 without a residual."""
+    last_convolution(net).bias += 0.5
 
-    ``range`` are the values of black and white on both sides; ``unread`` is a pattern of names whose values the reader
-    does not use.
-    """
 
-    id: str
-    family: str
-    make: Callable[[], nn.Module]
-    scale: int
-    facts: dict[str, int | str] = field(default_factory=dict)
-    range: tuple[float, float] = (0.0, 1.0)
-    unread: str = ""
+def settled_span(net: nn.Module) -> None:
+    brightened(net)
+    assert isinstance(net, Span)
+    if net.normed:
+        first = net.conv_1.conv[0] if net.conv_1.trained else net.conv_1.eval_conv
+        for layer in (first, net.conv_1.sk) if net.conv_1.trained else (first,):
+            layer.weight /= 64  # what it takes is 0..255
 
-    def net(self) -> nn.Module:
-        return randomised(self.make())
 
-    def state(self) -> dict[str, Tensor]:
-        return dict(self.net().state_dict())
+def settled_style(net: nn.Module) -> None:
+    last_convolution(net).weight *= 120
+    last_convolution(net).bias += 127
 
-    def pictures(self, count: int = 1, seed: int = 0) -> Tensor:
-        """:func:`pictures` in the range of the net."""
-        low, high = self.range
-        return pictures(count, seed=seed) * (high - low) + low
 
-    def as_bgr(self, image: Tensor) -> Tensor:
-        """``RGB`` in the range of the net to ``BGR 0..255``."""
-        low, high = self.range
-        return (image.flip(1) - low) * (255 / (high - low))
+def settled_mobile_rrn(net: nn.Module) -> None:
+    """So that the state neither dies out nor grows without bound."""
+    net.get_parameter("conv_last.weight").mul_(0.5)
+    net.get_parameter("conv_hidden.weight").mul_(0.5)
 
 
 PUBLISHED = (
@@ -419,6 +393,7 @@ PUBLISHED = (
         lambda: LornatangSrgan((2, 2), 4, 2),
         4,
         {"layout": "Lornatang", "width": 4, "depth": 2},
+        settle=brightened,
     ),
     Published(
         "srgan-lornatang-x3",
@@ -426,8 +401,11 @@ PUBLISHED = (
         lambda: LornatangSrgan((3,), 6, 1),
         3,
         {"layout": "Lornatang", "width": 6, "depth": 1},
+        settle=brightened,
     ),
-    Published("span-x4", "span", lambda: Span(4, 6, 2), 4, {"width": 6, "blocks": 2, "form": "merged"}),
+    Published(
+        "span-x4", "span", lambda: Span(4, 6, 2), 4, {"width": 6, "blocks": 2, "form": "merged"}, settle=settled_span
+    ),
     Published(
         "span-x2-trained",
         "span",
@@ -435,6 +413,7 @@ PUBLISHED = (
         2,
         {"width": 4, "blocks": 3, "form": "trained"},
         unread=r".*\.eval_conv\..*",
+        settle=settled_span,
     ),
     Published(
         "span-x3-uncentred",
@@ -443,8 +422,17 @@ PUBLISHED = (
         3,
         {"width": 4, "blocks": 1, "form": "merged"},
         unread="no_norm",
+        settle=settled_span,
     ),
-    Published("fast-style", "fast-style", lambda: FastStyle(4, 2), 1, {"width": 4, "depth": 2}, (0.0, 255.0)),
+    Published(
+        "fast-style",
+        "fast-style",
+        lambda: FastStyle(4, 2),
+        1,
+        {"width": 4, "depth": 2},
+        (0.0, 255.0),
+        settle=settled_style,
+    ),
     Published(
         "cyclegan",
         "cyclegan",
@@ -469,65 +457,28 @@ PUBLISHED = (
         {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch"},
         (-1.0, 1.0),
     ),
+    Published(
+        "mobile-rrn",
+        "mobile-rrn",
+        lambda: MobileRrn(6, 2),
+        4,
+        {"width": 6, "depth": 2},
+        (0.0, 255.0),
+        telling=r"(conv_\w+|trunk\.0\.conv1)\.weight",
+        settle=settled_mobile_rrn,
+        others=lambda image: (image.flip(3), torch.full((len(image), 6, *image.shape[2:]), 9.0)),
+    ),
 )
+
+
+def mobile_rrn() -> MobileRrn:
+    net = published("mobile-rrn").net()
+    assert isinstance(net, MobileRrn)
+    return net
 
 
 def published(id: str) -> Published:
     return next(case for case in PUBLISHED if case.id == id)
-
-
-@torch.no_grad()
-def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights with which the output fills 0..1 without leaving it much, in evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(tensor: Tensor, low: float, high: float) -> None:
-        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-
-    last: nn.Conv2d | None = None
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            last = module if isinstance(module, nn.Conv2d) else last
-            reach = module.weight[0].numel() ** -0.5 * 1.7
-            uniform(module.weight, -reach, reach)
-            if module.bias is not None:
-                uniform(module.bias, -0.2, 0.2)
-        elif isinstance(module, nn.PReLU):
-            uniform(module.weight, 0.1, 0.4)
-        elif isinstance(module, nn.BatchNorm2d):
-            uniform(module.weight, 0.5, 1.5)
-            uniform(module.bias, -0.3, 0.3)
-            uniform(module.running_mean, -0.3, 0.3)
-            uniform(module.running_var, 0.4, 1.6)
-        elif isinstance(module, nn.InstanceNorm2d) and module.affine:
-            uniform(module.weight, 0.5, 1.5)
-            uniform(module.bias, -0.3, 0.3)
-    assert last is not None
-    last.weight *= 0.3
-    if isinstance(net, LornatangSrgan | Span):
-        last.bias += 0.5
-    if isinstance(net, Span) and net.normed:
-        first = net.conv_1.conv[0] if net.conv_1.trained else net.conv_1.eval_conv
-        for layer in (first, net.conv_1.sk) if net.conv_1.trained else (first,):
-            layer.weight /= 64  # what it takes is 0..255
-    if isinstance(net, FastStyle):
-        last.weight *= 120
-        last.bias += 127
-    return net.eval()
-
-
-def pictures(count: int = 1, height: int = 24, width: int = 32, seed: int = 0) -> Tensor:
-    """Smooth random pictures with fine noise, ``float32 (N, 3, H, W) RGB 0..1``."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand((count, 3, 4, 5), generator=generator)
-    smooth = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
-    return (smooth + torch.randn((count, 3, height, width), generator=generator) * 0.05).clamp(0, 1)
-
-
-def frames(count: int = 1, height: int = 24, width: int = 32, seed: int = 0) -> Frames:
-    """The same as ``uint8 (N, H, W, 3) BGR``."""
-    planes = pictures(count, height, width, seed).permute(0, 2, 3, 1).numpy()
-    return np.ascontiguousarray(np.rint(planes * 255).astype(np.uint8)[..., ::-1])
 
 
 def frame(height: int = 24, width: int = 32, seed: int = 0) -> Frame:
@@ -536,14 +487,15 @@ def frame(height: int = 24, width: int = 32, seed: int = 0) -> Frame:
 
 def loaded(id: str) -> LoadedGenerator:
     """One of ``PUBLISHED``, as the exporter reads it."""
-    state = published(id).state()
-    return identify(state).load(state)
+    case = published(id)
+    state = case.state()
+    return identify(state).load(state, **case.options)
 
 
 @cache
 def _exported(id: str, shape: tuple[int, int] | None) -> bytes:
-    graph = FrameGraph(loaded(id))
-    return graph_from_generator(graph, SizeRule(), shape).SerializeToString()
+    generator = loaded(id)
+    return graph_from_generator(FrameGraph(generator), generator.size_rule, shape).SerializeToString()
 
 
 def exported(id: str, shape: tuple[int, int] | None = None) -> onnx.ModelProto:

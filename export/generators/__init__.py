@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from export.checkpoint import Checkpoint, load_state
@@ -13,16 +14,32 @@ from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, UsageError
 
-GENERATORS: tuple[Generator, ...] = (COMPACT, SRVGG, SRGAN, SPAN, FAST_STYLE, CYCLEGAN, MOBILE_RRN)
+GENERATORS: tuple[Generator, ...] = (
+    COMPACT,
+    SRVGG,
+    SRGAN,
+    SPAN,
+    FAST_STYLE,
+    CYCLEGAN,
+    MOBILE_RRN,
+)
 
 
 def identify(state: State) -> Generator:
-    """The family whose detector fires; raises :class:`CheckpointError` that names the nearest one otherwise."""
-    for generator in GENERATORS:
-        if generator.detect(state):
-            return generator
+    """The family whose detector fires.
+
+    Raises :class:`CheckpointError` that names the nearest family where none does, and all of them where several do.
+    """
+    fitting = [generator for generator in GENERATORS if generator.detect(state)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise CheckpointError(
+            f"the checkpoint fits {' and '.join(f'{each.id} ({each.title})' for each in fitting)}, and cannot be both: "
+            "save the weights of one net alone"
+        )
     seen = frozenset(map(numberless, state))
     nearest = max(GENERATORS, key=lambda generator: _likeness(seen, generator.keys))
     names = list(state)
@@ -46,16 +63,35 @@ def _likeness(seen: frozenset[str], keys: frozenset[str]) -> tuple[float, float]
     return len(seen & keys) / len(seen | keys), len(common) / len(either)
 
 
-def load_generator(path: Path) -> tuple[LoadedGenerator, Checkpoint]:
+def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tuple[LoadedGenerator, Checkpoint]:
     """Read a checkpoint, find its family and build the net.
 
-    Raises :class:`CheckpointError` with the file's name for anything that does not fit.
+    ``options`` are what the user says about what the file does not, see :class:`Option`.
+
+    Raises:
+        CheckpointError: with the file's name, for anything that does not fit.
+        UsageError: the family has no such option, or not that value.
     """
     checkpoint = load_state(path)
     try:
-        return identify(checkpoint.state).load(checkpoint.state), checkpoint
+        generator = identify(checkpoint.state)
+        check_options(generator, options or {})
+        return generator.load(checkpoint.state, **(options or {})), checkpoint
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def check_options(generator: Generator, options: Mapping[str, str]) -> None:
+    """Raise :class:`UsageError` for an option that the family does not have, or a value that it does not take."""
+    known = {option.name: option for option in generator.options}
+    for name, value in options.items():
+        if name not in known:
+            has = f"only {', '.join(known)}" if known else "none"
+            raise UsageError(f"{generator.id} has no option {name!r} ({has})")
+        if known[name].values and value not in known[name].values:
+            raise UsageError(
+                f"the option {name} of {generator.id} is one of {', '.join(known[name].values)}, not {value}"
+            )
 
 
 __all__ = ["GENERATORS", "Generator", "LoadedGenerator", "identify", "load_generator"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from runtime.codes import Code
 from runtime.errors import CheckpointError
-from runtime.frames import SizeRule
+from runtime.frames import Frame, SizeRule
 
 State = Mapping[str, Tensor]  # parameter name -> float32 tensor
 Range = tuple[float, float]  # the values that black and white have inside the network
@@ -27,14 +28,46 @@ _COUNTER = "num_batches_tracked"  # of a batch norm; only training needs it
 class RecurrentState:
     """Something that a recurrent net gets from the step before.
 
-    ``output`` names the net's result that it is: ``float32 (N, channels, H, W)``, zeros in the first step. Where it is
-    None, the state is the frame of the step before, which the net takes as it takes the frame, and which is that
-    step's own frame in the first one.
+    ``output`` names the net's result that it is: ``float32 (N, channels, scale H, scale W)``. Where it is None, the
+    state is the frame of the step before, which the net takes as it takes the frame. ``initial`` is what it holds in
+    the first step: ``zeros`` (of a frame: a black one), or ``frame``, that step's own frame; by default zeros for a
+    result of the net, and the frame for a frame.
     """
 
     name: str
     output: str | None = None
     channels: int = 3
+    scale: int = 1
+    initial: str = ""
+
+    @property
+    def begins_as(self) -> str:
+        """``initial``, or what it is by default."""
+        return self.initial or ("frame" if self.output is None else "zeros")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a conditional generator gets besides the frame: a class, attributes, a passcode's bits, a label map.
+
+    The net takes it as ``float32 (N, code.size)``, or where ``is_map`` as ``float32 (N, code.size, H, W)``.
+    """
+
+    name: str
+    code: Code
+    is_map: bool = False
+
+
+@dataclass(frozen=True)
+class FurtherImage:
+    """A picture that the net gives besides the first: ``float32 (N, channels, scale H, scale W) RGB or grey``.
+
+    ``channels`` is 3 or 1; ``range`` are its values of black and white.
+    """
+
+    name: str
+    channels: int = 1
+    range: Range = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -44,10 +77,20 @@ class LoadedGenerator:
     ``net`` maps ``float32 (N, 3, H, W) RGB`` in ``input_range`` to ``float32 (N, 3, sH, sW) RGB`` in
     ``output_range``, just as its publishers ran it; values outside the range are clipped afterwards.
     ``fold`` makes, where that is exact, a net of its own that maps ``BGR 0..255`` to ``BGR 0..255``.
-    ``facts`` are the hyper-parameters that were read from the tensors, for people to look at.
+    ``facts`` are the hyper-parameters that were read from the tensors, for people to look at; ``notes`` are sentences
+    about what could not be read from them and how it was decided, for the build's output and report.
 
-    A recurrent generator names its ``states``. Its net, and the one of ``fold``, take the frame and one tensor for each
-    state, in that order, and give a tuple: the picture, then one tensor for each state that has an ``output``.
+    A net with ``states``, ``conditions`` or ``images`` (and the one of ``fold`` alike) takes the frame, one tensor for
+    each state, and one for each condition, in that order; it gives a tuple: the picture, one tensor for each of
+    ``images``, and one for each state that has an ``output``.
+
+    ``fixed_size`` is the (height, width) that its publishers run it at where it should not run at others; ``fit`` says
+    how the runtime brings frames of another size there: ``pad`` repeats their edge (or cuts them into tiles),
+    ``resize`` scales them, and the result back.
+
+    ``freeze`` is given by a net that computes norms from the statistics of a whole batch, where these cannot be
+    computed from one frame: called with frames ``uint8 (H, W, 3) BGR`` and a function that tells about progress, it
+    gives the same generator with statistics frozen over them. What is not frozen yet is never exported.
     """
 
     family: str
@@ -61,10 +104,29 @@ class LoadedGenerator:
     facts: Mapping[str, int | str] = field(default_factory=dict)
     fold: Callable[[], nn.Module] | None = None
     states: tuple[RecurrentState, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    images: tuple[FurtherImage, ...] = ()
+    fixed_size: tuple[int, int] | None = None
+    fit: str = "pad"
+    freeze: Callable[[Sequence[Frame], Callable[[str], None]], LoadedGenerator] | None = None
+    notes: tuple[str, ...] = ()
 
     def folded(self) -> nn.Module | None:
         """The net for ``BGR 0..255`` on both sides, or None where that cannot be folded exactly."""
         return self.fold().eval() if self.fold is not None else None
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something that a family's file does not say and the user may: ``--option NAME=VALUE`` of `export build`.
+
+    The chosen value reaches the family's ``load`` as a keyword argument ``name``. ``values`` are those allowed; the
+    first one is the default, which the family's ``load`` has too. Empty: any text, which ``load`` checks itself.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    help: str
 
 
 @dataclass(frozen=True)
@@ -73,14 +135,18 @@ class Generator:
 
     ``keys`` are its parameter names with every number written as ``N`` (``body.N.weight``); they tell
     which family a file resembles that fits none. ``detect`` says whether a state dict belongs to the
-    family, from names and shapes only; ``load`` builds the net.
+    family, from names and shapes only; ``load`` builds the net. ``example`` is the name of a file that its
+    publishers give away, ``purpose`` what it is for, in a few words.
     """
 
     id: str
     title: str
     keys: frozenset[str]
     detect: Callable[[State], bool]
-    load: Callable[[State], LoadedGenerator]
+    load: Callable[..., LoadedGenerator]
+    example: str = ""
+    purpose: str = ""
+    options: tuple[Option, ...] = ()
 
 
 def numberless(key: str) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from checkpoint_factory import PUBLISHED, Published, convolution, frame, frames, loaded
+from checkpoint_factory import PUBLISHED, frame, loaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import Published, convolution, frames
 from torch import Tensor, nn
 
-from export.frame_io import FrameGraph, measured_halo, reference_output
+from export.frame_io import FrameGraph, condition_tensor, measured_halo, reference_output
 from export.generators.base import LoadedGenerator, Range
 from runtime.frames import Frame, Frames, SizeRule
 from runtime.sessions.base import Pending, Session, SessionInfo
@@ -37,7 +38,20 @@ def generator(net: nn.Module, scale: int = 1, range_: Range = BYTES) -> LoadedGe
 
 def through_graph(generator: LoadedGenerator, frames: Frames) -> Frames:
     with torch.no_grad():
-        return FrameGraph(generator)(torch.from_numpy(frames)).numpy()
+        result = FrameGraph(generator)(torch.from_numpy(frames), *first_step(generator, frames))
+    return (result[0] if isinstance(result, tuple) else result).numpy()
+
+
+def first_step(generator: LoadedGenerator, frames: Frames) -> list[Tensor]:
+    """What the frame graph takes besides the frames in a first step, with the default of every condition."""
+    count, height, width, _ = frames.shape
+    states = [
+        torch.from_numpy(frames.copy() if state.begins_as == "frame" else np.zeros_like(frames))
+        if state.output is None
+        else torch.zeros(count, state.channels, state.scale * height, state.scale * width)
+        for state in generator.states
+    ]
+    return states + [condition_tensor(each, None, count, height, width) for each in generator.conditions]
 
 
 def both(generator: LoadedGenerator, image: Frame) -> Frame:
@@ -52,10 +66,10 @@ def both(generator: LoadedGenerator, image: Frame) -> Frame:
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case.id)
 def test_frame_graph_gives_what_pytorch_gives(case: Published) -> None:
-    generator, images = loaded(case.id), frames(3)
+    generator, images = loaded(case.id), frames(3, *case.size)
     result = through_graph(generator, images)
     assert result.dtype == np.uint8
-    assert result.shape == (3, 24 * case.scale, 32 * case.scale, 3)
+    assert result.shape == (3, case.size[0] * case.scale, case.size[1] * case.scale, 3)
     steps = np.abs(result.astype(int) - np.stack([reference_output(generator, image) for image in images]))
     assert steps.max() <= 1  # a value between two steps may be rounded differently
     assert np.mean(steps != 0) < 0.002

@@ -14,15 +14,14 @@ from checkpoint_factory import (
     CycleGan,
     FastStyle,
     LeftthomasSrgan,
-    Published,
     Span,
     Srvgg,
     loaded,
-    pictures,
     published,
     saved,
     write_checkpoint,
 )
+from published import Published, pictures
 from torch import Tensor
 
 from export.frame_io import reference_output
@@ -60,12 +59,13 @@ def test_hyper_parameters_come_from_the_shapes(case: Published) -> None:
 def test_loaded_net_computes_what_the_published_one_does(case: Published) -> None:
     image = case.pictures(2)
     low, high = case.range
-    wanted = case.net()(image)
+    wanted, *states = case.outputs(case.net(), image)
     assert wanted.std() > 0.02 * (high - low)  # neither black nor white: the comparison can fail
-    assert wanted.shape == (2, 3, 24 * case.scale, 32 * case.scale)
+    assert wanted.shape == (2, 3, case.size[0] * case.scale, case.size[1] * case.scale)
     generator = loaded(case.id)
     assert generator.input_range == generator.output_range == case.range
-    found = generator.net(image)
+    found, *carried = case.outputs(generator.net, image)
+    torch.testing.assert_close(carried, states, atol=1e-4 * (high - low), rtol=1e-4)
     # what lies outside 0..1 is clipped by Lornatang's net itself, by ours in the frame graph
     atol = (2e-6 if case.family != "span" else 2e-5) * (high - low)  # SPAN computes in 0..255
     torch.testing.assert_close(found.clamp(low, high), wanted.clamp(low, high), atol=atol, rtol=1e-5)
@@ -102,18 +102,28 @@ def test_loaded_net_is_ready_for_inference_only(case: Published) -> None:
 def test_folded_net_takes_and_gives_bgr_0_to_255(case: Published) -> None:
     generator = loaded(case.id)
     folded = generator.folded()
-    assert folded is not None
+    if folded is None:
+        pytest.skip(f"{case.family} folds nothing")
     image = case.pictures(2, seed=3)
-    wanted = case.as_bgr(generator.net(image))
-    torch.testing.assert_close(folded(case.as_bgr(image)), wanted, atol=3e-3, rtol=1e-5)
+    others = case.others(image)
+    fed = [  # a state that is a frame comes as the frame does
+        case.as_bgr(other) if state.output is None else other
+        for state, other in zip(generator.states, others[: len(generator.states)], strict=True)
+    ]
+    given, *rest = case.outputs(generator.net, image)
+    with torch.no_grad():
+        outcome = folded(case.as_bgr(image), *fed, *others[len(generator.states) :])
+    found, *carried = outcome if isinstance(outcome, tuple) else (outcome,)
+    torch.testing.assert_close(found, case.as_bgr(given), atol=3e-3, rtol=1e-5)
+    torch.testing.assert_close(carried, rest, atol=1e-4, rtol=1e-4)
 
 
 @each_published
 def test_folding_leaves_the_published_net_alone(case: Published) -> None:
     generator = loaded(case.id)
-    before = generator.net(case.pictures())
+    before = case.outputs(generator.net, case.pictures())
     generator.folded()
-    assert torch.equal(generator.net(case.pictures()), before)
+    assert all(map(torch.equal, case.outputs(generator.net, case.pictures()), before))
 
 
 @pytest.mark.parametrize("id", ["srgan-lornatang-x4", "cyclegan-batch-norm"])
@@ -185,7 +195,7 @@ def test_each_missing_tensor_is_refused_by_its_name_in_the_file(case: Published)
             "res1.conv1.conv2d.weight", "conv_1.eval_conv.weight", "block_1.c1_r.eval_conv.weight", "conv_1.sk.weight",
             "block_1.c1_r.sk.weight", "model.1.weight",
         )  # fmt: skip
-        if not structural and not first_or_last:
+        if not structural and not first_or_last and not re.fullmatch(case.telling, missing):
             assert f"it lacks {missing}" in message
 
 
@@ -298,7 +308,7 @@ def test_unknown_architecture_names_what_was_seen_and_the_nearest_family(names: 
     assert f"unknown architecture: {len(names)} tensors such as {names[0]} [5, 2]" in message
     assert names[-1] in message
     assert f"the nearest family is {nearest} " in message
-    assert "known families: compact, srvgg, srgan, span, fast-style, cyclegan, mobile-rrn)" in message
+    assert f"known families: {', '.join(generator.id for generator in GENERATORS)})" in message
 
 
 @pytest.mark.parametrize(

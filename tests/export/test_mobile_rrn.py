@@ -18,14 +18,15 @@ import onnx
 import pytest
 import torch
 from bundle_factory import write_manifest
-from checkpoint_factory import MobileRrn, frames, loaded, mobile_rrn, saved
+from checkpoint_factory import MobileRrn, loaded, mobile_rrn, saved
 from onnx import TensorProto
+from published import frames
 
 import export.parity
 from calib.dataset import CalibrationSet
 from export.build import Built, build, check
 from export.config import BuildConfig
-from export.frame_io import FrameGraph, RecurrentFrameGraph, frame_graph, reference_output, reference_run
+from export.frame_io import FrameGraph, frame_graph, reference_output, reference_run
 from export.generators import GENERATORS, identify, load_generator
 from export.generators.base import LoadedGenerator, RecurrentState
 from export.onnx_graph import graph_from_generator
@@ -177,7 +178,7 @@ def test_the_float16_variant_keeps_its_ports(model: onnx.ModelProto) -> None:
 
 def test_generators_without_a_state_get_the_plain_graph(generator: LoadedGenerator) -> None:
     assert type(frame_graph(loaded("compact-x2"))) is FrameGraph
-    assert type(frame_graph(generator)) is RecurrentFrameGraph
+    assert not frame_graph(generator).simple
 
 
 @torch.no_grad()

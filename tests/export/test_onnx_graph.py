@@ -8,8 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from checkpoint_factory import convolution, exported, frames, loaded, published, randomised
+from checkpoint_factory import exported, loaded, published
 from onnx import TensorProto, helper
+from published import convolution, frames, randomised
 from torch import nn
 
 from calib.graph import checked

@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from checkpoint_factory import exported, frames
+from checkpoint_factory import exported
 from onnx import TensorProto, helper, numpy_helper
+from published import frames
 
 from export.config import Fp16
 from export.variants import FP32_OPERATORS, fp16_from_graph
