@@ -20,6 +20,8 @@ from runtime.frames import Frame, SizeRule
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BUILT_IN = ("astronaut", "coffee", "chelsea", "rocket")  # NASA public domain, and CC0
+FACE_SIDES = (136, 160, 200)  # pixels, of crops that hold the astronaut's whole face
+FACE_PLACES = ((112, 224), (104, 216), (120, 232))  # y, x of their middles, around that of the face
 HOW_TO_MAKE = "make a set with `python -m calib sample VIDEO -o SET`"
 
 
@@ -66,6 +68,22 @@ class CalibrationSet:
             raise MissingExtraError("scikit-image", "export") from None
         frames = tuple(np.ascontiguousarray(getattr(data, name)()[..., ::-1]) for name in BUILT_IN)
         return cls(frames, BUILT_IN, "scikit-image photos")
+
+    @classmethod
+    def built_in_faces(cls) -> CalibrationSet:
+        """The face of scikit-image's astronaut in several crops and mirrored: real, but of one person only.
+
+        Raises :class:`MissingExtraError` as :meth:`built_in` does.
+        """
+        photo = cls.built_in().frames[BUILT_IN.index("astronaut")]
+        frames, names = [], []
+        for side, (y, x) in ((side, place) for side in FACE_SIDES for place in FACE_PLACES):
+            top, left = y - side // 2, x - side // 2
+            crop = photo[max(0, top) : top + side, max(0, left) : left + side]
+            for mirrored in (False, True):
+                frames.append(np.ascontiguousarray(crop[:, ::-1] if mirrored else crop))
+                names.append(f"astronaut-{side}-{y}-{x}{'-mirrored' if mirrored else ''}")
+        return cls(tuple(frames), tuple(names), "one face of scikit-image's photos")
 
     @classmethod
     def from_paths(cls, paths: Sequence[Path]) -> CalibrationSet:

@@ -27,7 +27,15 @@ from export.generators import load_generator
 from export.int8 import VARIANTS as INT8_VARIANTS
 from export.int8 import Int8Result, earned, make_int8
 from export.onnx_graph import graph_from_generator
-from export.parity import VariantParity, measure, parity_pairs, record, tile_difference, tile_frame
+from export.parity import (
+    VariantParity,
+    measure,
+    parity_pairs,
+    record,
+    tile_difference,
+    tile_frame,
+    without_effect,
+)
 from export.report import html_report
 from export.shipped import Shipped, find_shipped
 from runtime.bundle import open_bundle
@@ -68,18 +76,23 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     progress(f"loading {path.name}")
     loaded, checkpoint = load_generator(path)
     progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
-    if config.shape is not None and not loaded.size_rule.allows(*config.shape):
-        height, width = loaded.size_rule.padded(*config.shape)
-        raise UsageError(
-            f"{loaded.family} takes no {config.shape[0]}x{config.shape[1]} frames; the next size is {height}x{width}"
-        )
+    shape = config.shape or loaded.fixed_size
+    if shape is not None and not loaded.size_rule.allows(*shape):
+        height, width = loaded.size_rule.padded(*shape)
+        raise UsageError(f"{loaded.family} takes no {shape[0]}x{shape[1]} frames; the next size is {height}x{width}")
+    material = _material(config, loaded.task)
+    if loaded.freeze is not None:
+        progress("freezing the statistics of its norms")
+        loaded = loaded.freeze(material.frames, progress)
+    for note in loaded.notes:
+        progress(note)
     graph = frame_graph(loaded)
     progress("measuring the halo")
     halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
     progress("exporting to ONNX")
-    canonical = graph_from_generator(graph, loaded.size_rule, config.shape)
+    canonical = graph_from_generator(graph, loaded.size_rule, shape)
     draft = draft_manifest(
-        name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), halo, config.shape
+        name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), halo, shape
     )
     models = {"fp32": canonical}
     if "fp16" in config.variants:
@@ -88,13 +101,16 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     int8 = make_int8(canonical, draft, config.int8, config.recipe, progress) if "int8" in config.variants else None
     if int8 is not None:
         models.update(int8.models)
-    material = CalibrationSet.from_paths(config.frames) if config.frames else CalibrationSet.built_in()
     source = source_of(config.frames) if config.frames else material.source
-    pairs = parity_pairs(loaded, material, config.shape, progress)
+    pairs = parity_pairs(loaded, material, shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
         bundle = write_files(folder, draft, models, pairs, int8.variant_recipes if int8 is not None else {})
         results = measure(bundle, pairs, progress)
         _gate(name, results)
+        if idle := without_effect(bundle, results[0].choice, pairs):
+            raise NotMetError(
+                f"{name}: {', '.join(idle)} has no effect, any code gives the same picture; no bundle was written"
+            )
         if any(not result.report.passed for result in results):  # bf16, or the gate would have raised
             bundle = without_bf16(bundle)
         if int8 is not None:
@@ -102,12 +118,15 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             if any(variant in bundle.manifest.artifacts for variant in INT8_VARIANTS):
                 int8.write_recipe(folder)
         seams = None
-        if loaded.tileable and config.shape is None:
+        if loaded.tileable and shape is None:
             progress("comparing tiles with the whole frame")
             seams = tile_difference(bundle, results[0].choice, tile_frame(material, bundle.manifest.geometry))
             if seams > 1:
                 raise NotMetError(f"{name}: tiles differ from the whole frame by {seams} 8-bit steps (halo {halo})")
-        notes = [f"Frames: {source}.", f"Measured halo: {halo} input pixels."]
+        reach = (
+            f"Measured halo: {halo} input pixels." if loaded.tileable else "Every output pixel may see the whole frame."
+        )
+        notes = [*loaded.notes, f"Frames: {source}.", reach]
         if seams is not None:
             notes.append(f"Tiled output against whole-frame output: at most {seams} 8-bit steps apart.")
         extra = {
@@ -115,6 +134,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             "frames": [list(pair.frame.shape) for pair in pairs],
             "runs": sum(pair.begins for pair in pairs),  # as many as frames where no state ties them together
             "material": source,
+            "notes": list(loaded.notes),
             "halo": halo,
             "tile_difference": seams,
         }
@@ -191,6 +211,13 @@ def _check(config: BuildConfig) -> None:
         raise UsageError(f"{config.output} is a file: -o names the folder for bundles")
     if not available_backends():
         raise GenedgeError('parity needs an engine, and none is installed: pip install "genedge[cpu]"')
+
+
+def _material(config: BuildConfig, task: str) -> CalibrationSet:
+    """What parity is measured on: the user's pictures, else photos that come along, of a face where it needs one."""
+    if config.frames:
+        return CalibrationSet.from_paths(config.frames)
+    return CalibrationSet.built_in_faces() if task == "face-deid" else CalibrationSet.built_in()
 
 
 def _bundle_name(path: Path) -> str:

@@ -18,7 +18,7 @@ from calib.recipe import RECIPE_NAME, Recipe, VariantRecipe, ranges_for, read_re
 from calib.remedies import equalised
 from calib.sensitivity import Budget, Search, qdq_form
 from export.bundle import with_limits, without_variant
-from export.parity import Pair, VariantParity
+from export.parity import Pair, VariantParity, reference_of
 from export.variants import strong_from_qdq
 from runtime.bench import Timing, bench
 from runtime.bundle import Bundle
@@ -131,7 +131,7 @@ def limits_of(results: Sequence[VariantParity], pairs: Sequence[Pair]) -> dict[s
     for variant in VARIANTS:
         found = [result for result in results if result.choice.variant == variant]
         if found:
-            worst = min(psnr(pairs[one.report.worst_frame].reference, one.worst_output) for one in found)
+            worst = min(psnr(reference_of(pairs, one.report.worst_frame), one.worst_output) for one in found)
             colour = max(one.report.delta_e for one in found)
             least = max(min(BROKEN_DB, worst), worst - MARGIN_DB)  # the worst frame alone may be below BROKEN_DB
             limits[variant] = Limits(

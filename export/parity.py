@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from calib.dataset import CalibrationSet
-from export.frame_io import reference_output, reference_run
+from export.frame_io import Codes, reference_pictures
 from export.generators.base import LoadedGenerator
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
@@ -30,11 +30,16 @@ SEAM = 16  # pixels that a tile keeps between its halos, and that a frame has mo
 
 @dataclass(frozen=True)
 class Pair:
-    """An input frame and what PyTorch makes of it. ``begins``: a generator with a state is reset before it."""
+    """An input frame and what PyTorch makes of it. ``begins``: a generator with a state is reset before it.
+
+    ``codes`` are the numbers of each condition, ``further`` the images that the net gives besides.
+    """
 
     frame: Frame
     reference: Frame
     begins: bool = True
+    codes: Codes = field(default_factory=dict)
+    further: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,34 @@ def parity_frames(material: CalibrationSet, rule: SizeRule, shape: tuple[int, in
     return frames + list(material.crops(*rule.padded(*ODD_SIZE), 2))
 
 
+def codes_of(loaded: LoadedGenerator, count: int) -> list[Codes]:
+    """A code for each of ``count`` frames: the default first, then others that the conditions' rules allow."""
+    draw = np.random.default_rng(0)
+    return [
+        {
+            condition.name: np.asarray(condition.code.default, np.float32) if index == 0 else condition.code.drawn(draw)
+            for condition in loaded.conditions
+        }
+        for index in range(count)
+    ]
+
+
 def reference_pairs(loaded: LoadedGenerator, frames: Sequence[Frame], progress: Callable[[str], None]) -> list[Pair]:
-    """PyTorch's output for every frame."""
+    """PyTorch's output for every frame, each with a code of its own where the generator has conditions."""
     pairs = []
-    for index, frame in enumerate(frames):
+    for index, (frame, codes) in enumerate(zip(frames, codes_of(loaded, len(frames)), strict=True)):
         progress(f"PyTorch reference, frame {index + 1} of {len(frames)}")
-        pairs.append(Pair(frame, reference_output(loaded, frame)))
+        pairs += _pairs(loaded, [frame], codes)
     return pairs
+
+
+def _pairs(loaded: LoadedGenerator, run: Sequence[Frame], codes: Codes) -> list[Pair]:
+    """The pairs of consecutive frames, which share their codes."""
+    pictures = reference_pictures(loaded, run, [codes] * len(run))
+    return [
+        Pair(frame, first, place == 0, codes, tuple(further))
+        for place, (frame, (first, *further)) in enumerate(zip(run, pictures, strict=True))
+    ]
 
 
 def parity_runs(material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None) -> list[list[Frame]]:
@@ -107,13 +133,9 @@ def parity_pairs(
         return reference_pairs(loaded, parity_frames(material, loaded.size_rule, shape), progress)
     runs = parity_runs(material, loaded.size_rule, shape)
     pairs = []
-    for index, frames in enumerate(runs):
+    for index, (frames, codes) in enumerate(zip(runs, codes_of(loaded, len(runs)), strict=True)):
         progress(f"PyTorch reference, run {index + 1} of {len(runs)}, {len(frames)} frames")
-        outputs = reference_run(loaded, frames)
-        pairs += [
-            Pair(frame, output, begins=place == 0)
-            for place, (frame, output) in enumerate(zip(frames, outputs, strict=True))
-        ]
+        pairs += _pairs(loaded, frames, codes)
     return pairs
 
 
@@ -126,11 +148,19 @@ def golden_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return list(pairs[: min(GOLDEN_FRAMES, length)])
 
 
+def reference_of(pairs: Sequence[Pair], place: int) -> Frame:
+    """What the output number ``place`` of :func:`measure` was compared with: all first images, then further ones."""
+    further, index = divmod(place, len(pairs))
+    return pairs[index].further[further - 1] if further else pairs[index].reference
+
+
 def _outputs(session: Session, pairs: Sequence[Pair]) -> list[Frame]:
     outputs = []
     for pair in pairs:
         if pair.begins:
             session.reset()
+        for name, values in pair.codes.items():
+            session.set_code(name, values)
         outputs.append(session.infer(pair.frame[None])[0].copy())
     return outputs
 
@@ -138,7 +168,7 @@ def _outputs(session: Session, pairs: Sequence[Pair]) -> list[Frame]:
 def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], None]) -> list[VariantParity]:
     """Run every variant on every engine of this machine and compare with PyTorch.
 
-    Raises :class:`GenedgeError` where a variant can run on no engine here.
+    Every image that the net gives counts. Raises :class:`GenedgeError` where a variant can run on no engine here.
     """
     results = []
     choices = [*runnable(bundle), *simulated(bundle)]
@@ -150,12 +180,35 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
         with open_session(bundle, choice, in_flight=1) as session:
             outputs = _outputs(session, pairs)
             engine = f"{choice.backend} on {session.info.device}"
-        report = compare(
-            ((pair.reference, output) for pair, output in zip(pairs, outputs, strict=True)),
-            limits_for(bundle.manifest, choice),
-        )
+        references = [pair.reference for pair in pairs]
+        for place, image in enumerate(bundle.manifest.images[1:]):
+            with open_session(bundle, choice, in_flight=1, image=image.name) as session:
+                outputs += _outputs(session, pairs)
+            references += [pair.further[place] for pair in pairs]
+        report = compare(zip(references, outputs, strict=True), limits_for(bundle.manifest, choice))
         results.append(VariantParity(choice, report, outputs[report.worst_frame], engine))
     return results
+
+
+def without_effect(bundle: Bundle, choice: Choice, pairs: Sequence[Pair]) -> list[str]:
+    """Names of the conditions that change nothing: three codes give the same picture of the first frame.
+
+    A net that normalises each batch by its own statistics loses what is constant over the batch, and then a code has
+    no effect although parity with PyTorch is perfect.
+    """
+    draw = np.random.default_rng(1)
+    idle = []
+    with open_session(bundle, choice, in_flight=1) as session:
+        for name, code in session.codes.items():
+            pictures = set()
+            for values in (np.asarray(code.default, np.float32), code.drawn(draw), code.drawn(draw)):
+                session.reset()
+                session.set_code(name, values)
+                pictures.add(session.infer(pairs[0].frame[None]).tobytes())
+            session.set_code(name, np.asarray(code.default, np.float32))
+            if len(pictures) == 1:
+                idle.append(name)
+    return idle
 
 
 def simulated(bundle: Bundle) -> list[Choice]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.int8 import Int8Result
 from export.int8_section import int8_section, table
-from export.parity import Pair, VariantParity
+from export.parity import Pair, VariantParity, reference_of
 from export.plots import STYLE, error_legend, error_map, shift_plot, signed, top_of
 from runtime.bundle import Bundle
 from runtime.frames import Frame
@@ -105,24 +105,25 @@ def _shared_top(result: VariantParity, results: Sequence[VariantParity]) -> int:
 
 
 def _pictures(result: VariantParity, pairs: Sequence[Pair], top: int) -> str:
-    pair, frames = pairs[result.report.worst_frame], len(pairs)
-    height, width = pair.reference.shape[:2]
+    frames, place = len(pairs), result.report.worst_frame % len(pairs)
+    pair, reference = pairs[place], reference_of(pairs, result.report.worst_frame)
+    height, width = reference.shape[:2]
     enlarged = np.asarray(cv2.resize(pair.frame, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
     where = f"{result.choice.variant} on {result.choice.backend} in {result.choice.precision}"
-    difference = result.worst_output.astype(np.int16) - pair.reference
+    difference = result.worst_output.astype(np.int16) - reference
     items = "".join(
         f"<figure>{_picture(caption, image)}<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, image in (
             ("input, pixels repeated", enlarged),
-            ("PyTorch, float32", pair.reference),
+            ("PyTorch, float32", reference),
             (where, result.worst_output),
         )
     )
     caption = "largest difference of each pixel's channels, in 8-bit steps"
-    reached = psnr(pair.reference, result.worst_output)
-    return f"""<h3>{escape(where)}, frame {result.report.worst_frame + 1} of {frames}: {reached:.2f} dB</h3>
+    reached = psnr(reference, result.worst_output)
+    return f"""<h3>{escape(where)}, frame {place + 1} of {frames}: {reached:.2f} dB</h3>
 <div class="row">{items}
-<figure>{_picture(caption, error_map(pair.reference, result.worst_output, top))}{error_legend(top)}
+<figure>{_picture(caption, error_map(reference, result.worst_output, top))}{error_legend(top)}
 <figcaption>{escape(caption)}</figcaption></figure>
 <figure>{shift_plot(difference)}<figcaption>signed difference of each channel</figcaption></figure>
 {_shifts(difference)}</div>
