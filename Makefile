@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo gallery test test-fast lint format bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,6 +13,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.demo
+
+gallery: $(VENV)/.installed
+	$(BIN)/python -m export gallery
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
@@ -34,4 +37,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist bundles demo *.egg-info
+	rm -rf $(VENV) build dist bundles demo gallery *.egg-info

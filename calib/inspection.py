@@ -132,7 +132,7 @@ class _Sheet:
         y, x = top + (CELL - height) // 2, left + (CELL - width) // 2
         self.image[y : y + height, x : x + width] = small
         label = np.full((LABEL, CELL, 3), 255, np.uint8)  # a long text is cut at its edge
-        _put(label, text, (0, LABEL - 4), 0.32)
+        put_text(label, text, (0, LABEL - 4), 0.32)
         self.image[top + CELL : top + CELL + LABEL, left : left + CELL] = label
 
 
@@ -145,17 +145,17 @@ def histogram_picture(overview: Overview) -> Frame:
         top = row * panel + 24
         _histogram(image[top : top + height, margin : margin + width], overview.histograms[channel], color)
         ends = overview.ends()[name]
-        _put(image, f"{name}: {ends['0']:.2%} are 0, {ends['255']:.2%} are 255", (margin, top - 7), 0.42)
+        put_text(image, f"{name}: {ends['0']:.2%} are 0, {ends['255']:.2%} are 255", (margin, top - 7), 0.42)
         for value in (0, 64, 128, 192, 255):
-            _put(image, str(value), (margin + 2 * value - 8, top + height + 12), 0.34)
+            put_text(image, str(value), (margin + 2 * value - 8, top + height + 12), 0.34)
     top = 3 * panel + 24
-    _put(image, f"{len(overview.material)} pictures, percentiles of their means, 0 to 255", (margin, top), 0.42)
+    put_text(image, f"{len(overview.material)} pictures, percentiles of their means, 0 to 255", (margin, top), 0.42)
     for column, percent in enumerate(PERCENTILES):
-        _put(image, f"p{percent}", (margin + 130 + 70 * column, top + 24), 0.42)
+        put_text(image, f"p{percent}", (margin + 130 + 70 * column, top + 24), 0.42)
     for row, (name, spread) in enumerate(overview.spread().items()):
-        _put(image, name, (margin, top + 48 + 24 * row), 0.42)
+        put_text(image, name, (margin, top + 48 + 24 * row), 0.42)
         for column, figure in enumerate(spread.values()):
-            _put(image, f"{figure:.1f}", (margin + 130 + 70 * column, top + 48 + 24 * row), 0.42)
+            put_text(image, f"{figure:.1f}", (margin + 130 + 70 * column, top + 48 + 24 * row), 0.42)
     return image
 
 
@@ -172,7 +172,8 @@ def _histogram(image: Frame, counts: NDArray[np.int64], color: Sequence[int]) ->
     cv2.rectangle(image, (0, 0), (image.shape[1] - 1, height - 1), INK, 1)
 
 
-def _put(image: Frame, text: str, place: tuple[int, int], scale: float) -> None:
+def put_text(image: Frame, text: str, place: tuple[int, int], scale: float) -> None:
+    """Write a line in dark grey; ``place`` is (x, y) of its lower left corner in pixels."""
     ascii_text = text.encode("ascii", "replace").decode()  # OpenCV's fonts have no other letters
     cv2.putText(image, ascii_text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, INK, 1, cv2.LINE_AA)
 

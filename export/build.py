@@ -24,6 +24,7 @@ from export.bundle import (
 from export.config import BuildConfig
 from export.frame_io import FrameGraph, frame_graph, measured_halo
 from export.generators import load_generator
+from export.generators.base import LoadedGenerator
 from export.int8 import VARIANTS as INT8_VARIANTS
 from export.int8 import Int8Result, earned, make_int8
 from export.onnx_graph import graph_from_generator
@@ -50,9 +51,10 @@ MAX_FIXED_SIDE = 4096  # pixels; activations of a larger whole frame take many g
 
 @dataclass(frozen=True)
 class Built:
-    """A finished bundle and its parity figures."""
+    """A finished bundle and its parity figures. ``loaded`` is the generator that it was made of."""
 
     folder: Path
+    loaded: LoadedGenerator
     results: tuple[VariantParity, ...]
     halo: int
     tile_difference: int | None
@@ -142,7 +144,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             extra["int8"] = int8.to_dict()
         report = html_report(bundle, results, pairs, notes, int8)
         add_parity(bundle, results, record(results, bundle, extra), report)
-    return Built(target, tuple(results), halo, seams, int8)
+    return Built(target, loaded, tuple(results), halo, seams, int8)
 
 
 def check(place: str, progress: Progress = lambda text: None) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, json_option
-from runtime.errors import EXIT_OK, UsageError, printable
+from runtime.errors import EXIT_OK, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
@@ -97,6 +97,27 @@ def _parser() -> argparse.ArgumentParser:
     inspect = verbs.add_parser("inspect", help="show what a checkpoint or a bundle holds")
     inspect.add_argument("file", metavar="FILE|BUNDLE")
     inspect.set_defaults(verb=_inspect)
+
+    gallery = verbs.add_parser("gallery", help="build many checkpoints and draw input, PyTorch, fp16 and int8 of each")
+    gallery.add_argument(
+        "weights",
+        nargs="*",
+        type=Path,
+        metavar="FILE|DIR",
+        help="checkpoints, or folders of them (default: the shipped weights, and those in ASSETS/weights)",
+    )
+    gallery.add_argument(
+        "-o", "--output", type=Path, default=Path("gallery"), metavar="DIR", help="folder to write (default: gallery)"
+    )
+    gallery.add_argument(
+        "--assets",
+        type=Path,
+        metavar="DIR",
+        help="photos and clips to run on, in images, faces and video (default: $GENEDGE_ASSETS, else ../shared/assets)",
+    )
+    gallery.add_argument("--no-int8", action="store_true", help="leave INT8 out, which takes most of the time")
+    json_option(gallery)
+    gallery.set_defaults(verb=_gallery)
     return parser
 
 
@@ -227,6 +248,35 @@ def _list(options: argparse.Namespace) -> int:
     print("Shipped weights (python -m export build NAME):")
     for shipped in shipped_weights():
         print(f"  {shipped.name:<14} {shipped.title}")
+    return EXIT_OK
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from export.gallery import RECORD, SHEET, default_assets, make_gallery
+
+    assets = options.assets or default_assets()
+    if options.assets is not None and not assets.is_dir():
+        raise UsageError(f"{assets}: no such folder")
+    gallery = make_gallery(options.weights, options.output, assets, int8=not options.no_int8, progress=Clock())
+    write_json(options.output / RECORD, gallery.to_dict())
+    if options.json:
+        write_json(options.json, gallery.to_dict())
+    out = text_stream(options.json)
+    for name, reason in gallery.skipped.items():
+        print(f"skipped {name}: {reason}", file=out)
+    rows = [
+        (
+            row.name,
+            row.facts[0],
+            *(f"{cell.psnr_db:.1f}" if cell.psnr_db is not None else "-" for cell in row.cells[2:]),
+        )
+        for row in gallery.rows
+        if row.cells
+    ]
+    print(table(("generator", "family", "fp16 dB", "int8 dB"), rows, left=2), file=out)
+    print(f"wrote {options.output / SHEET}", file=out)
+    if gallery.failures:
+        raise NotMetError("; ".join(gallery.failures))
     return EXIT_OK
 
 
