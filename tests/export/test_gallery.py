@@ -103,7 +103,7 @@ def test_a_generator_that_cannot_be_built_has_a_row_that_says_why(
 
 
 def test_nothing_to_show_is_a_usage_error(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no generator among 1 files: .*unknown architecture"):
+    with pytest.raises(UsageError, match=r"no generator among 1 files: .*unknown architecture"):
         make_gallery([weights / "stem.pth"], tmp_path, NOWHERE)
     with pytest.raises(UsageError, match="no such checkpoint or folder"):
         make_gallery([weights / "absent.pth"], tmp_path, NOWHERE)
