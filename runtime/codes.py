@@ -208,7 +208,7 @@ class Code:
         """A map ``float32 (size, height, width)`` of twelve regions, each with a code of its own."""
         rows, columns = REGIONS
         codes = np.stack([self.drawn(rng) for _ in range(rows * columns)], axis=-1).reshape(self.size, rows, columns)
-        return codes[:, _nearest(rows, height)][:, :, _nearest(columns, width)]
+        return np.ascontiguousarray(codes[:, _nearest(rows, height)][:, :, _nearest(columns, width)])
 
     def _one_hot(self, place: int) -> Numbers:
         return self._on([index == place for index in range(self.size)])

@@ -166,7 +166,7 @@ class OpenVinoSession(Session):
             try:
                 if self._ports is None:
                     slot.request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-                    slot.request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
+                    slot.request.set_output_tensor(0, openvino.Tensor(out, shared_memory=True))
                 else:
                     arrays = {self._ports.frame.name: frames, **codes, self._ports.image.name: out}
                     for name, array in arrays.items():

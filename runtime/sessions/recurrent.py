@@ -66,12 +66,12 @@ def recurrence_of(manifest: Manifest) -> Recurrence | None:
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:
-    """Raise :class:`GenedgeError` where a model's ports are not those of the manifest."""
-    for side, found, wanted in (
-        ("inputs", frozenset(inputs), recurrence.inputs),
-        ("outputs", frozenset(outputs), recurrence.outputs),
+    """Raise :class:`GenedgeError` where a model's ports are not those of the manifest; it may give more than that."""
+    for side, found, wanted, fits in (
+        ("inputs", frozenset(inputs), recurrence.inputs, frozenset.__eq__),
+        ("outputs", frozenset(outputs), recurrence.outputs, frozenset.issuperset),
     ):
-        if found != wanted:
+        if not fits(found, wanted):
             raise GenedgeError(
                 f"the {variant} model has the {side} {', '.join(sorted(found))}, "
                 f"but the manifest describes {', '.join(sorted(wanted))}: build the bundle again"
