@@ -10,6 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -30,6 +31,8 @@ from bundle_factory import (
     write_conditional_bundle,
     write_small_bundle,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runtime.cli import run
 from runtime.codes import passcode_bits
@@ -341,6 +344,35 @@ def test_what_is_no_file_keeps_nobody_waiting(watched: Any, kind: str) -> None:
     assert time.monotonic() - begun < 5
     assert len(said) == 1
     assert said[0].startswith("warning: ")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=60)
+    | st.dictionaries(
+        st.sampled_from(["style", "strength", "passcode", "1.style"]) | st.text(max_size=5),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+        ),
+        max_size=4,
+    ).map(lambda content: json.dumps(content).encode())
+)
+def test_whatever_the_file_holds_the_run_goes_on(content: bytes) -> None:
+    controls, session = controls_of(*CODES)
+    said: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "control.json"
+        path.write_bytes(content)
+        watcher = FileWatcher(path, controls, said.append)
+        for _ in range(3):
+            watcher.look()
+        told = len(said)
+        watcher.look()
+    assert len(said) == told  # each complaint once
+    assert all(line.isprintable() and len(line) < 600 for line in said)
+    for name, code in session.codes.items():
+        code.checked(session.code_inputs.now[name])
 
 
 def test_the_thread_applies_a_change_and_ends(tmp_path: Path) -> None:
