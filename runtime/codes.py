@@ -20,6 +20,7 @@ KINDS = ("vector", "one-hot", "bits")
 MAX_SIZE = 4096  # numbers in a code; CIAGAN's one-hot has 1,200
 MAX_LABEL = 60  # characters
 MAX_NUMBER = float(np.finfo(np.float32).max)
+MAX_MAP_BYTES = 1 << 31  # 2 GiB; sixteen classes of a 4K frame take a quarter of it
 MAX_PICTURE_BYTES = 1 << 28  # 256 MiB
 STEPS = 20  # that a key takes from one end of a vector's range to the other
 REGIONS = (3, 4)  # rows and columns of differing codes in a map that is drawn at random
@@ -60,8 +61,9 @@ class Code:
             raise UsageError(f"a code's range must rise, not from {self.low:g} to {self.high:g}")
         if self.labels and (len(self.labels) != self.size or len(set(self.labels)) != self.size):
             raise UsageError(f"a code of {self.size} numbers needs as many different labels, not {len(self.labels)}")
-        if any(not label or len(label) > MAX_LABEL or not label.isprintable() for label in self.labels):
-            raise UsageError(f"a label is a printable text of 1 to {MAX_LABEL} characters")
+        for label in self.labels:
+            if not 0 < len(label) <= MAX_LABEL or not label.isprintable() or label != label.strip():
+                raise UsageError(f"a label is a printable text of 1 to {MAX_LABEL} characters, no space at its ends")
         self.check(self.default)
 
     def check(self, values: Sequence[float]) -> None:
@@ -129,11 +131,12 @@ class Code:
     def _bits(self, text: str, name: str) -> list[bool]:
         if text.startswith(PASSCODE):
             return passcode_bits(text.removeprefix(PASSCODE), self.size)
-        if text and set(text) <= {"0", "1"} and text not in self.labels:
-            if len(text) != self.size:
+        if text and set(text) <= {"0", "1"}:
+            if len(text) == self.size:
+                return [digit == "1" for digit in text]
+            if text not in self.labels:
                 raise UsageError(f"{name} has {self.size} bits, not {len(text)}")
-            return [digit == "1" for digit in text]
-        on = [part.strip() for part in text.split("+")]
+        on = [text] if text in self.labels else [part.strip() for part in text.split("+")]
         for part in on:
             if part not in self.labels:
                 known = f", or labels joined by + ({_listed(self.labels)})" if self.labels else ""
@@ -226,7 +229,14 @@ class Picture:
     full: int
 
     def numbers(self, code: Code, height: int, width: int) -> Numbers:
-        """The map ``float32 (size, height, width)``, resized by taking the nearest pixel."""
+        """The map ``float32 (size, height, width)``, resized by taking the nearest pixel.
+
+        Raises :class:`UsageError` where that would fill the memory.
+        """
+        if 4 * code.size * height * width > MAX_MAP_BYTES:
+            raise UsageError(
+                f"a map of {code.size} numbers for frames of {width}x{height} takes more than {MAX_MAP_BYTES >> 30} GiB"
+            )
         rows, columns = (
             _nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True)
         )

@@ -9,11 +9,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from runtime.codes import Code, Numbers
+from runtime.codes import MAX_MAP_BYTES, Code, Numbers
 from runtime.errors import GenedgeError, UsageError
 from runtime.manifest import Manifest, Port
-
-MAX_CODE_BYTES = 1 << 31  # 2 GiB; sixteen classes of a 4K frame take a quarter of it
 
 Held = Mapping[str, Numbers]  # code's name -> its numbers, (size,), or of a map (size, H, W); never written
 
@@ -76,8 +74,8 @@ class CodeInputs:
                 values = values[:, None, None]
             else:
                 check_map(name, values, height, width)
-            if 4 * count * len(values) * height * width > MAX_CODE_BYTES:
-                raise GenedgeError(f"frames of {width}x{height} need a map of more than {MAX_CODE_BYTES >> 30} GiB")
+            if 4 * count * len(values) * height * width > MAX_MAP_BYTES:
+                raise GenedgeError(f"frames of {width}x{height} need a map of more than {MAX_MAP_BYTES >> 30} GiB")
         return np.array(np.broadcast_to(values, shape), order="C")
 
     def _defaults(self) -> dict[str, Numbers]:

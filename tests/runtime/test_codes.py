@@ -49,6 +49,7 @@ TENTHS = Code("vector", 2, (0.1, 0.7), 0.1, 0.7)  # neither end is a float32
         (("one-hot", 2, (1, 0), 0, 1, ("a",)), "as many different labels, not 1"),
         (("one-hot", 2, (1, 0), 0, 1, ("a", "a")), "as many different labels"),
         (("one-hot", 2, (1, 0), 0, 1, ("a", "")), "a label is a printable text"),
+        (("one-hot", 2, (1, 0), 0, 1, ("a", " b")), "no space at its ends"),
         (("one-hot", 2, (1, 0), 0, 1, ("a", "\x1b[2J")), "a label is a printable text"),
     ],
 )
@@ -104,6 +105,9 @@ def test_checked_values_are_a_copy() -> None:
         (HAIR, "010", [-1, 1, -1]),
         (HAIR, "Young", [-1, 1, -1]),
         (HAIR, "Black_Hair + Male", [1, -1, 1]),
+        (Code("bits", 2, (0, 0), labels=("a+b", "10")), "a+b", [1, 0]),
+        (Code("bits", 2, (0, 0), labels=("a+b", "1")), "1", [0, 1]),
+        (Code("bits", 2, (0, 0), labels=("a+b", "10")), "11", [1, 1]),
         (UNITS, "2.5", [2.5, 2.5, 2.5]),
         (UNITS, "1, 2,3e0", [1, 2, 3]),
         (UNITS, "AU02=1", [0, 1, 5]),
@@ -314,6 +318,13 @@ def test_pictures_that_are_no_map(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UsageError, match="is no file"):
         read_picture(tmp_path / "pipe.png", PLAIN, "style")
+
+
+def test_a_map_that_would_fill_the_memory(tmp_path: Path) -> None:
+    code = Code("vector", 4096, (0,) * 4096)
+    grey = read_picture(picture(tmp_path / "grey.png", [[0, 255]]), code)
+    with pytest.raises(UsageError, match="a map of 4096 numbers for frames of 1920x1080 takes more than 2 GiB"):
+        grey.numbers(code, 1080, 1920)
 
 
 def test_the_numbers_of_a_map_that_is_the_same_everywhere() -> None:
