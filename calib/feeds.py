@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.codes import Code
 from runtime.frames import Frame
+from runtime.manifest import Manifest
+from runtime.sessions.codes import code_ports
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -30,11 +33,31 @@ class StateRule:
 
 @dataclass(frozen=True)
 class CodeRule:
-    """A condition input of ``shape`` (without the batch): values are drawn from ``choices``, a new code each frame."""
+    """A condition input: codes that ``code`` allows are drawn, another for each frame.
+
+    Where ``is_map`` it is ``float32 (1, size, H, W)`` of the frame's size, every second one the same everywhere and the
+    others of several regions; else ``float32 (1, size)``.
+    """
 
     name: str
-    shape: tuple[int, ...]
-    choices: tuple[float, ...] = (-1.0, 1.0)
+    code: Code
+    is_map: bool = False
+
+    def drawn(self, seed: str, height: int, width: int) -> NDArray[np.float32]:
+        """``(size,)``, or of a map ``(size, height, width)``: for a seed always the same."""
+        digest = hashlib.sha256(f"{seed} {self.name}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        if not self.is_map:
+            return self.code.drawn(rng)
+        if digest[8] % 2:
+            return self.code.drawn_map(rng, height, width)
+        return np.tile(self.code.drawn(rng)[:, None, None], (1, height, width))
+
+
+def code_rules(manifest: Manifest) -> tuple[CodeRule, ...]:
+    """For the codes of a manifest. Raises :class:`GenedgeError` where it does not say what one takes."""
+    rules = ((port, port.code) for port in code_ports(manifest))
+    return tuple(CodeRule(port.name, code, port.is_map) for port, code in rules if code is not None)
 
 
 @dataclass
@@ -94,16 +117,10 @@ class Feeds:
                 for rule in self.states:
                     inputs[rule.name] = carry[rule.name] if rule.name in carry else _initial(rule, frame)
                 for code in self.codes:
-                    inputs[code.name] = self._code(code, step)
+                    inputs[code.name] = code.drawn(f"{self.seed} {step}", *frame.shape[1:3])[None]
                 feed = Feed(inputs, place == len(run) - 1, carry, self.states)
                 yield step, feed
                 step += 1
-
-    def _code(self, rule: CodeRule, step: int) -> NDArray[np.float32]:
-        """The code of a step: the same in every pass, another in every step."""
-        seed = hashlib.sha256(f"{self.seed} {rule.name} {step}".encode()).digest()
-        draw = np.random.default_rng(int.from_bytes(seed[:8], "little"))
-        return draw.choice(np.array(rule.choices, dtype=np.float32), size=(1, *rule.shape))
 
 
 def _initial(rule: StateRule, frame: NDArray[Any]) -> NDArray[Any]:

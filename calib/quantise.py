@@ -15,7 +15,7 @@ import onnx
 
 from calib.collect import Progress, Statistics, collect, default_cache, digest_of
 from calib.dataset import HOW_TO_MAKE, CalibrationSet
-from calib.feeds import Feeds, StateRule
+from calib.feeds import Feeds, StateRule, code_rules
 from calib.layers import layers_of
 from calib.observers import Max, Mse, Observer, Percentile, Range, observer_named
 from calib.qdq import Int8Ort, Int8Qdq
@@ -301,14 +301,20 @@ class _Harder:
 
 
 def player(manifest: Manifest, choice: Choice, clips: Clips, threads: int = 0) -> Play:
-    """Runs a graph on the clips' inputs through the very session that ships."""
+    """Runs a graph on the clips' inputs through the very session that ships.
+
+    The first clip has the default codes, and each other one codes of its own, the same for every graph.
+    """
+    rules = code_rules(manifest)
 
     def play(model: onnx.ModelProto) -> list[Frame]:
-        outputs = []
+        outputs: list[Frame] = []
         with session_for(model.SerializeToString(), manifest, choice, threads=threads, in_flight=1) as session:
             for frame, begins in zip(clips.inputs, clips.begins, strict=True):
                 if begins:
                     session.reset()
+                    seed, size = f"judged {len(outputs)}", frame.shape[:2]
+                    session.set_codes({rule.name: rule.drawn(seed, *size) for rule in rules} if outputs else {})
                 outputs.append(session.infer(frame[None])[0].copy())
         return outputs
 
@@ -409,7 +415,7 @@ def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest, *, harden
     )
     extra = hashlib.sha256(b"".join(frame.tobytes() for frame in clips.inputs)).hexdigest()
     key = hashlib.sha256(f"{material.digest} {material.size} {extra} {runs} {HARDENED_BY}".encode()).hexdigest()
-    return Feeds(_Joined(parts), key, tuple(runs), states, frame_input=manifest.frame.name)
+    return Feeds(_Joined(parts), key, tuple(runs), states, code_rules(manifest), frame_input=manifest.frame.name)
 
 
 def _channels(shape: tuple[int | str, ...]) -> int:

@@ -16,7 +16,7 @@ import onnx
 from calib.recipe import VariantRecipe
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
-from export.generators.base import LoadedGenerator, RecurrentState
+from export.generators.base import Condition, LoadedGenerator, RecurrentState
 from export.parity import Pair, VariantParity, golden_pairs
 from runtime.bundle import PARITY_NAME, Bundle
 from runtime.errors import UsageError
@@ -78,7 +78,11 @@ def draft_manifest(
         task=loaded.task,
         generator=loaded.family,
         weights=Weights(checkpoint.sha256, licence, trained_on),
-        inputs=(frame, *(_state_input(state, frame) for state in loaded.states)),
+        inputs=(
+            frame,
+            *(_state_input(state, frame) for state in loaded.states),
+            *(_code_input(condition, frame) for condition in loaded.conditions),
+        ),
         outputs=(
             Port("image", "image", "uint8", (*scaled, 3)),
             *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
@@ -135,6 +139,13 @@ def _state_output(name: str, state: RecurrentState, frame: Port) -> Port:
     """Float32 in every variant, since one manifest describes them all."""
     count, height, width, _ = frame.shape
     return Port(name, "state", "float32", (count, state.channels, height, width))
+
+
+def _code_input(condition: Condition, frame: Port) -> Port:
+    """Float32 in every variant; a map has the frame's own size."""
+    count, height, width, _ = frame.shape
+    size = (height, width) if condition.is_map else ()
+    return Port(condition.name, "code", "float32", (count, condition.code.size, *size), code=condition.code)
 
 
 def without_bf16(bundle: Bundle) -> Bundle:

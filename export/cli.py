@@ -19,6 +19,7 @@ from runtime.stats import Clock
 if TYPE_CHECKING:
     from calib.quantise import Int8Config
     from export.build import Built
+    from runtime.codes import Code
 
 #: what `inspect` shows of an artifact's parity
 FIGURES = {"psnr_db": "{:.2f} dB", "delta_e": "ΔE {:.4f}", "max_abs": "max {:.0f} steps"}
@@ -310,6 +311,8 @@ def _inspect(options: argparse.Namespace) -> int:
     for port in (*manifest.inputs, *manifest.outputs):
         fed = f", fed by {port.source}, begins as {port.initial}" if port.source else ""
         print(f"{port.role}: {port.name} {port.dtype} {list(port.shape)}{fed}")
+        if port.code is not None:
+            print(f"  {_described(port.code)}")
     for variant, artifact in manifest.artifacts.items():
         print(f"{variant}: {artifact.file}, {(bundle.folder / artifact.file).stat().st_size:,} bytes")
         if artifact.float_layers or variant.startswith("int8"):
@@ -319,6 +322,17 @@ def _inspect(options: argparse.Namespace) -> int:
             shown = ((key, unit) for key, unit in FIGURES.items() if key in figures)
             print(f"  {engine}: {', '.join(unit.format(figures[key]) for key, unit in shown)}")
     return EXIT_OK
+
+
+def _described(code: Code) -> str:
+    """Kind, size, range, default and labels, as people would type them."""
+    import numpy as np
+
+    default = code.spelled(np.array(code.default, dtype=np.float32))
+    if len(default) > 60:
+        default = default[:60] + "…"
+    line = f"{code.kind}, {code.size} numbers from {code.low:g} to {code.high:g}, default {default}"
+    return printable(line + (f", labels {shortened(code.labels, 8)}" if code.labels else ""))
 
 
 def _inspect_checkpoint(path: Path) -> int:

@@ -29,6 +29,7 @@ from runtime.report import table, text_stream, write_json
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.control import Controls
     from runtime.pipeline import PipelineReport
     from runtime.sessions import Choice, Session
     from runtime.verify import Verdict
@@ -108,6 +109,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
     )
+    running.add_argument(
+        "--code",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
+        "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
+    )
+    running.add_argument("--passcode-file", type=Path, metavar="FILE", help="passcode for a code of bits")
+    running.add_argument(
+        "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
+    )
     running.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")
     running.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
     running.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
@@ -170,6 +184,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, for example style=2")
+    return name, value
+
+
 def _rate(text: str) -> Fraction:
     try:
         rate = Fraction(text)
@@ -193,6 +214,7 @@ def frame_size(text: str) -> tuple[int, int]:
 
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
+    from runtime.control import FileWatcher, KeyReader, Keys
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
@@ -201,6 +223,7 @@ def _run(options: argparse.Namespace) -> int:
     check_sink(options.output, overwrite=options.overwrite)
     bundles = [open_bundle(place) for place in options.bundle]
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    controls = _controls(options, bundles)
     wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
     with _terminable(), ExitStack() as stack:
         source = stack.enter_context(open_source(options.input, options=wishes))
@@ -213,6 +236,7 @@ def _run(options: argparse.Namespace) -> int:
             )
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
+            controls.attach(len(stages) - 1, session, height, width)
             _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             height, width = height * session.scale, width * session.scale
         sink = stack.enter_context(
@@ -228,8 +252,34 @@ def _run(options: argparse.Namespace) -> int:
                 audio=not options.no_audio,
             )
         )
-        job = _Job(options, source, sink, bundles, choices, stages, (width, height))
+        job = _Job(options, source, sink, bundles, choices, stages, (width, height), controls)
+        if options.control:
+            stack.enter_context(FileWatcher(options.control, controls, _say_between))
+        if controls.dials:
+            keys = Keys(controls, _say_between)
+            sink.on_key = keys.press
+            if stack.enter_context(KeyReader(keys.press)).active:
+                _say(keys.hint)
         return job.run()
+
+
+def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
+    """The codes of all stages, set to what the command line says."""
+    from runtime.codes import PASSCODE
+    from runtime.control import Controls, read_passcode
+
+    controls = Controls([bundle.manifest for bundle in bundles])
+    if (options.code or options.passcode_file or options.control) and not controls.dials:
+        option = "--code" if options.code else "--passcode-file" if options.passcode_file else "--control"
+        names = ", ".join(bundle.manifest.name for bundle in bundles)
+        raise UsageError(f"{names} takes no code: leave out {option}")
+    for name, text in options.code:
+        if controls.dial(name).code.kind == "bits" and text.startswith(PASSCODE):
+            raise UsageError("everybody on this machine can read a command line: use --passcode-file FILE")
+        controls.apply(name, text)
+    if options.passcode_file:
+        controls.apply_passcode(read_passcode(options.passcode_file))
+    return controls
 
 
 class _StoppingSink:
@@ -257,7 +307,9 @@ class _Job:
         choices: list[Choice],
         stages: list[Session],
         size: tuple[int, int],
+        controls: Controls,
     ) -> None:
+        self.controls = controls
         self.options, self.source, self.sink = options, source, sink
         self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
         self.report: PipelineReport | None = None
@@ -336,8 +388,11 @@ class _Job:
                     "device": stage.info.device,
                     "threads": stage.info.threads,
                     "in_flight": stage.info.in_flight,
+                    "codes": self.controls.said(index),
                 }
-                for bundle, choice, stage in zip(self.bundles, self.choices, self.stages, strict=True)
+                for index, (bundle, choice, stage) in enumerate(
+                    zip(self.bundles, self.choices, self.stages, strict=True)
+                )
             ],
             **report.to_dict(),
             "warnings": [*self.source.warnings, *self.sink.warnings],
@@ -479,3 +534,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _say_between(text: str) -> None:
+    """Say something while a progress line may stand on the terminal."""
+    _say(f"\r\x1b[K{text}" if sys.stderr.isatty() else text)

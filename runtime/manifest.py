@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import ManifestError
+from runtime.codes import KINDS as CODE_KINDS
+from runtime.codes import MAX_SIZE, Code
+from runtime.errors import ManifestError, UsageError
 from runtime.frames import SizeRule
 
 FORMAT = 1
@@ -50,6 +52,8 @@ class Port:
     A state among the inputs has two more fields. ``source`` names what it holds: the frame input (the frame of the
     step before), or a state among the outputs (what that was in the step before). ``initial`` is what it holds in the
     first step: ``zeros``, or ``frame``, which is that step's own frame.
+
+    A code has the rule for its numbers in ``code``: ``float32 (n, size)``, or a map ``(n, size, h, w)``.
     """
 
     name: str
@@ -58,10 +62,21 @@ class Port:
     shape: tuple[int | str, ...]
     source: str | None = None
     initial: str | None = None
+    code: Code | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a code differs from pixel to pixel."""
+        return self.role == "code" and len(self.shape) == 4
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the manifest, without what it does not have."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        content = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.code is not None:
+            del content["code"]["size"]  # the length of the default says it
+            if not self.code.labels:
+                del content["code"]["labels"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -112,10 +127,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class Golden:
-    """An input frame and PyTorch's output for it, both PNG."""
+    """An input frame and PyTorch's output for it, both PNG.
+
+    ``codes`` has the numbers of a code by its port's name, of a map those that it has everywhere; a code that is not
+    there had its default.
+    """
 
     input: FileRef
     output: FileRef
+    codes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        content = asdict(self)
+        if not self.codes:
+            del content["codes"]
+        return content
 
 
 @dataclass(frozen=True)
@@ -156,6 +182,11 @@ class Manifest:
         """The inputs that carry something from frame to frame; empty for a generator without memory."""
         return tuple(port for port in self.inputs if port.role == "state")
 
+    @property
+    def codes(self) -> tuple[Port, ...]:
+        """The inputs that take a condition code; empty for a generator without."""
+        return tuple(port for port in self.inputs if port.role == "code")
+
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         rule = self.geometry.size_rule
@@ -183,7 +214,7 @@ class Manifest:
             "face": self.face,
             "artifacts": {variant: artifact.to_dict() for variant, artifact in self.artifacts.items()},
             "limits": limits,
-            "golden": [asdict(pair) for pair in self.golden],
+            "golden": [pair.to_dict() for pair in self.golden],
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
@@ -226,6 +257,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
         _check_states(inputs, outputs)
         if geometry.boolean("tileable"):
             raise ManifestError("manifest.geometry.tileable: a generator with a state takes whole frames only")
+    _check_codes(inputs, outputs)
     weights = top.object("weights")
     face = top.content.get("face")
     if face is not None and not isinstance(face, dict):
@@ -250,7 +282,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
         artifacts=artifacts,
         limits=limits,
         golden=tuple(
-            Golden(_file_ref(reader.object("input")), _file_ref(reader.object("output")))
+            Golden(_file_ref(reader.object("input")), _file_ref(reader.object("output")), _golden_codes(reader, inputs))
             for reader in top.objects("golden", 0, 1000)
         ),
         face=face,
@@ -377,6 +409,19 @@ class _Reader:
             raise ManifestError(f"{self.place}.{key}: must be a finite number")
         return float(value)
 
+    def numbers(self, key: str, at_least: int, at_most: int) -> tuple[float, ...]:
+        items = self.get(key)
+        if not isinstance(items, list) or not at_least <= len(items) <= at_most:
+            raise ManifestError(f"{self.place}.{key}: must be a list of {at_least} to {at_most} numbers")
+        each = _Reader({str(index): item for index, item in enumerate(items)}, f"{self.place}.{key}")
+        return tuple(each.number(index) for index in each.content)
+
+    def texts(self, key: str, at_most: int) -> tuple[str, ...]:
+        items = self.get(key)
+        if not isinstance(items, list) or len(items) > at_most or not all(isinstance(item, str) for item in items):
+            raise ManifestError(f"{self.place}.{key}: must be a list of at most {at_most} texts")
+        return tuple(items)
+
     def boolean(self, key: str) -> bool:
         value = self.get(key)
         if not isinstance(value, bool):
@@ -412,7 +457,56 @@ def _port(reader: _Reader) -> Port:
         tuple(shape),
         reader.text("source") if "source" in reader.content else None,
         reader.choice("initial", INITIALS) if "initial" in reader.content else None,
+        _code(reader.object("code")) if "code" in reader.content else None,
     )
+
+
+def _code(reader: _Reader) -> Code:
+    default = reader.numbers("default", 1, MAX_SIZE)
+    labels = reader.texts("labels", MAX_SIZE) if "labels" in reader.content else ()
+    kind, low, high = reader.choice("kind", CODE_KINDS), reader.number("low"), reader.number("high")
+    try:
+        return Code(kind, len(default), default, low, high, labels)
+    except UsageError as error:
+        raise ManifestError(f"{reader.place}: {error}") from None
+
+
+def _check_codes(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+    """A code's port must be what its rule says, so that an engine never reads beyond an array."""
+    frame = next(port for port in inputs if port.role == "frame")
+    for side, ports in (("inputs", inputs), ("outputs", outputs)):
+        for index, port in enumerate(ports):
+            place = f"manifest.{side}[{index}]"
+            if port.code is None:
+                continue
+            if port.role != "code":
+                raise ManifestError(f"{place}.code: only a port with the role code has one")
+            if port.dtype != "float32":
+                raise ManifestError(f"{place}.dtype: a code is float32")
+            count, height, width, _ = frame.shape
+            if port.shape not in ((count, port.code.size), (count, port.code.size, height, width)):
+                raise ManifestError(
+                    f"{place}.shape: a code of {port.code.size} numbers is ({count}, {port.code.size}), or as a map "
+                    f"({count}, {port.code.size}, {height}, {width}), with the frame's own dimensions"
+                )
+
+
+def _golden_codes(reader: _Reader, inputs: tuple[Port, ...]) -> dict[str, tuple[float, ...]]:
+    if "codes" not in reader.content:
+        return {}
+    given = reader.object("codes")
+    rules = {port.name: port.code for port in inputs if port.code is not None}
+    codes = {}
+    for name in given.names():
+        rule = rules.get(name)
+        if rule is None:
+            raise ManifestError(f"{given.place}.{name}: no input is a code of that name")
+        codes[name] = given.numbers(name, rule.size, rule.size)
+        try:
+            rule.check(codes[name])
+        except UsageError as error:
+            raise ManifestError(f"{given.place}.{name}: {error}") from None
+    return codes
 
 
 def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:

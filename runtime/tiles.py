@@ -16,10 +16,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from runtime.codes import Numbers
 from runtime.errors import UsageError
 from runtime.frames import Frames, SizeRule
 from runtime.manifest import Geometry
 from runtime.sessions.base import Pending, Session
+from runtime.sessions.codes import CodeInputs, Held, check_map
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,50 @@ class _Spare:
         self._free.append(array)
 
 
+class _Codes:
+    """Hands codes on to an inner session, maps in the size that it takes. Only one thread calls it."""
+
+    def __init__(self, inner: Session) -> None:
+        self._inner = inner
+        self._given: dict[str, tuple[Numbers, tuple[int, ...]]] = {}  # the values, and how a map was cut
+
+    def give(self, codes: Held, padded: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> None:
+        """Set what has changed. Maps are padded to (height, width) by repeating their edge, as frames are, and of that
+        the inner session gets the ``window`` (top, left, height, width)."""
+        for name, values in codes.items():
+            cut = () if values.ndim == 1 else (*padded, *(window or ()))
+            before = self._given.get(name)
+            if before is not None and before[0] is values and before[1] == cut:
+                continue
+            fitting = values
+            if values.ndim == 3:
+                top, left, height, width = window or (0, 0, *padded)
+                rows = np.minimum(np.arange(top, top + height), values.shape[1] - 1)
+                columns = np.minimum(np.arange(left, left + width), values.shape[2] - 1)
+                fitting = values[:, rows][:, :, columns]
+            self._inner.set_code(name, fitting)
+            self._given[name] = values, cut
+
+    def forget(self) -> None:
+        """Give the inner session its defaults: a map that was made for one size does not fit another."""
+        self._inner.set_codes({})
+        self._given.clear()
+
+
+def _codes_for(session: Session, height: int, width: int) -> Held:
+    """What is set now. Raises :class:`UsageError` where a map has another size than the frames."""
+    codes = session.code_inputs.now
+    for name, values in codes.items():
+        if values.ndim == 3:
+            check_map(name, values, height, width)
+    return codes
+
+
 class FittedSession(Session):
     """Pads frames that break the generator's size rule by repeating their edge, and crops the result.
 
-    Frames that keep the rule go through untouched and without a copy. The inner session belongs to
-    this one and is closed with it.
+    Maps among the codes are padded alike. Frames that keep the rule go through untouched and without a copy. The inner
+    session belongs to this one and is closed with it.
 
     Args:
         inner: takes frames that keep ``rule``.
@@ -191,12 +232,15 @@ class FittedSession(Session):
         self._inputs, self._outputs = _Spare(), _Spare()
         self._shape: tuple[int, ...] | None = None
         self.scale, self.info = inner.scale, inner.info
+        self.code_inputs, self._codes = CodeInputs(inner.codes, inner.code_inputs.maps), _Codes(inner)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         if frames.shape != self._shape:  # padded, both shapes may be the same, so that the inner session sees no change
             self._inner.reset()
             self._shape = frames.shape
         count, height, width, channels = frames.shape
+        if self.codes:
+            self._codes.give(_codes_for(self, height, width), self._rule.padded(height, width))
         if self._rule.allows(height, width):
             pending = self._inner.submit(frames, out)
             self.info = self._inner.info
@@ -223,6 +267,7 @@ class FittedSession(Session):
         return Pending(wait)
 
     def warm_up(self, shape: tuple[int, int, int, int]) -> None:
+        self._codes.forget()
         self._inner.warm_up((shape[0], *self._rule.padded(shape[1], shape[2]), shape[3]))
         self.info = self._inner.info
 
@@ -234,10 +279,10 @@ class FittedSession(Session):
 
 
 class _Job:
-    """One submitted request: its frames, its result, and how many tiles are still missing."""
+    """One submitted request: its frames and codes, its result, and how many tiles are still missing."""
 
-    def __init__(self, frames: Frames, out: Frames, plan: TilePlan) -> None:
-        self.frames, self.out, self.plan = frames, out, plan
+    def __init__(self, frames: Frames, codes: Held, out: Frames, plan: TilePlan) -> None:
+        self.frames, self.codes, self.out, self.plan = frames, codes, out, plan
         self.left = len(plan.tiles)
         self.error: BaseException | None = None
         self.future: Future[Frames] = Future()
@@ -248,7 +293,8 @@ class TiledSession(Session):
 
     A worker thread keeps the inner session's ``in_flight`` requests busy, also across the border of
     two frames. Frames that break the size rule are padded by repeating their edge, and the result is
-    cropped. The inner session belongs to this one and is closed with it; only the worker calls it.
+    cropped; maps among the codes are padded and cut as the frame is. The inner session belongs to
+    this one and is closed with it; only the worker calls it.
 
     Args:
         inner: takes windows of ``tile_height x tile_width`` pixels (smaller ones only where the frame
@@ -274,6 +320,7 @@ class TiledSession(Session):
         self._tile, self._halo, self._fixed_shape = (tile_height, tile_width), halo, fixed_shape
         self.plan(tile_height, tile_width)  # a tile that cannot work is refused now, not at the first frame
         self.scale = inner.scale
+        self.code_inputs, self._codes = CodeInputs(inner.codes, inner.code_inputs.maps), _Codes(inner)
         # One frame is computed while the next one waits, so that the engine never runs dry between them.
         self.info = replace(inner.info, in_flight=2)
         self._slots = threading.Semaphore(self.info.in_flight)
@@ -300,9 +347,10 @@ class TiledSession(Session):
         if self._closed:
             raise RuntimeError("the session is closed")
         plan = self.plan(frames.shape[1], frames.shape[2])
+        codes = _codes_for(self, plan.height, plan.width)
         result = np.empty(self.output_shape(frames.shape), dtype=np.uint8) if out is None else out
         self._slots.acquire()
-        job = _Job(frames, result, plan)
+        job = _Job(frames, codes, result, plan)
         self._jobs.put(job)
         return Pending(job.future.result)
 
@@ -333,14 +381,17 @@ class TiledSession(Session):
                     self._collect()
                 if job.error is not None:
                     break
+                if job.codes:
+                    window = (tile.y, tile.x, plan.tile_height, plan.tile_width)
+                    self._codes.give(job.codes, (plan.padded_height, plan.padded_width), window)
                 if whole:
                     self._under_way.append((job, tile, None, self._inner.submit(frames, job.out)))
                     continue
                 view = frames[:, tile.y : tile.y + plan.tile_height, tile.x : tile.x + plan.tile_width]
-                window = self._inputs.take(view.shape)
-                np.copyto(window, view)
+                part = self._inputs.take(view.shape)
+                np.copyto(part, view)
                 large = self._outputs.take(self._inner.output_shape(view.shape))
-                self._under_way.append((job, tile, window, self._inner.submit(window, large)))
+                self._under_way.append((job, tile, part, self._inner.submit(part, large)))
         except BaseException as error:
             job.error = job.error or error
         if padded is not None:
@@ -382,6 +433,7 @@ class TiledSession(Session):
     def warm_up(self, shape: tuple[int, int, int, int]) -> None:
         """Run one tile of the plan for frames of ``shape`` (N, H, W, 3). Call it before the first ``submit``."""
         plan = self.plan(shape[1], shape[2])
+        self._codes.forget()
         self._inner.warm_up((shape[0], plan.tile_height, plan.tile_width, shape[3]))
         self.info = replace(self._inner.info, in_flight=self.info.in_flight)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from runtime.codes import Code, numbers_of
 from runtime.frames import Frame, Frames, SizeRule
 from runtime.manifest import Artifact, FileRef, Geometry, Golden, Limits, Manifest, Port, Weights
 
@@ -170,6 +172,105 @@ def recurrent_model(scale: int = 2, hidden_repeats: int = 1, hidden_type: int = 
     return data
 
 
+CODES = (
+    Port("style", "code", "float32", ("n", 4), code=Code("one-hot", 4, (0, 1, 0, 0), 0, 1, ("a", "b", "c", "d"))),
+    Port("passcode", "code", "float32", ("n", 3), code=Code("bits", 3, (-1, -1, 1), -1, 1)),
+    Port("strength", "code", "float32", ("n", 2), code=Code("vector", 2, (5, 6), 0, 100, ("red", "blue"))),
+)
+CODE_MAP = Port("labels", "code", "float32", ("n", 3, "h", "w"), code=Code("one-hot", 3, (0, 0, 1)))
+CODE_WEIGHTS = {"style": (0, 40, 80, 120), "passcode": (1, 2, 4), "strength": (1, 3), "labels": (0, 11, 22)}
+CODE_STATES = (Port("hidden", "state", "float32", ("n", 3, "h", "w"), source="next_hidden", initial="zeros"),)
+CODE_STATE_RESULTS = (Port("next_hidden", "state", "float32", ("n", 3, "h", "w")),)
+
+
+def conditional(
+    frames: Frames,
+    codes: Mapping[str, Any] | None = None,
+    ports: Sequence[Port] = CODES,
+    hidden: Any = 0,
+    scale: int = 2,
+) -> Frames:
+    """What the graph of :func:`conditional_model` makes of ``uint8 (N, H, W, 3)``; all values are whole numbers.
+
+    ``codes`` has ``(size,)`` or a map's ``(size, H, W)``; where one is missing it is the default.
+    """
+    added: Any = frames.astype(np.int64) + hidden
+    for port in ports:
+        assert port.code is not None
+        values = np.asarray((codes or {}).get(port.name, port.code.default))
+        added = added + np.tensordot(CODE_WEIGHTS[port.name], values, 1)[..., None].astype(np.int64)
+    return upscale((added % 256).astype(np.uint8), scale)
+
+
+def conditional_run(frames: Frames, codes: Sequence[Mapping[str, Any]], ports: Sequence[Port] = CODES) -> Frames:
+    """The same of the graph with a state, for consecutive ``uint8 (T, N, H, W, 3)`` and the codes of each step."""
+    hidden, outputs = np.zeros(frames.shape[1:], np.int64), []
+    for frame, said in zip(frames, codes, strict=True):
+        outputs.append(conditional(frame, said, ports, hidden))
+        hidden = outputs[-1][:, ::2, ::2].astype(np.int64)
+    return np.stack(outputs)
+
+
+def conditional_model(scale: int = 2, ports: Sequence[Port] = CODES, *, states: bool = False) -> bytes:
+    """A frame graph that adds to every pixel what its codes weigh, and where it has a state also its last output."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["frame"], ["float"], to=TensorProto.FLOAT),
+        node("Transpose", ["float"], ["sum0"], perm=[0, 3, 1, 2]),
+    ]
+    constants: dict[str, Any] = {"scales": np.array([1, 1, scale, scale], np.float32), "byte": np.float32(256)}
+    value = helper.make_tensor_value_info
+    size: list[Any] = ["n", "h", "w", 3]
+    inputs = [value("frame", TensorProto.UINT8, size)]
+    if states:
+        inputs.append(value("hidden", TensorProto.FLOAT, ["n", 3, "h", "w"]))
+        nodes.append(node("Add", ["sum0", "hidden"], ["sum_hidden"]))
+    last = "sum_hidden" if states else "sum0"
+    constants |= {"one": np.array([1], np.int64), "behind": np.array([2, 3], np.int64)}
+    for port in ports:
+        weights = np.array(CODE_WEIGHTS[port.name], np.float32)
+        name = port.name
+        inputs.append(value(name, TensorProto.FLOAT, list(port.shape)))
+        constants[f"{name}_weights"] = weights[None, :, None, None] if port.is_map else weights[None, :]
+        nodes.append(node("Mul", [name, f"{name}_weights"], [f"{name}_weighed"]))
+        nodes.append(node("ReduceSum", [f"{name}_weighed", "one"], [f"{name}_total"], keepdims=1))
+        total = f"{name}_total"
+        if not port.is_map:
+            nodes.append(node("Unsqueeze", [total, "behind"], [f"{name}_plane"]))
+            total = f"{name}_plane"
+        nodes.append(node("Add", [last, total], [f"sum_{name}"]))
+        last = f"sum_{name}"
+    nodes += [
+        node("Add", [last, "byte"], ["positive"]),  # the remainder of a negative number has its sign
+        node("Mod", ["positive", "byte"], ["next_hidden" if states else "values"], fmod=1),
+        node(
+            "Resize",
+            ["next_hidden" if states else "values", "", "scales"],
+            ["large"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        node("Transpose", ["large"], ["pixels"], perm=[0, 2, 3, 1]),
+        node("Round", ["pixels"], ["rounded"]),
+        node("Cast", ["rounded"], ["image"], to=TensorProto.UINT8),
+    ]
+    outputs = [value("image", TensorProto.UINT8, ["n", "sh", "sw", 3])]
+    if states:
+        outputs.append(value("next_hidden", TensorProto.FLOAT, ["n", 3, "h", "w"]))
+    graph = helper.make_graph(
+        nodes,
+        "conditional",
+        inputs,
+        outputs,
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -196,14 +297,15 @@ def small_manifest(
     limits: Mapping[str, Limits] | None = None,
     golden: Sequence[Golden] = (),
     states: bool = False,
+    codes: Sequence[Port] = (),
 ) -> Manifest:
-    """The manifest of a nearest-neighbour upscaler that takes any size, with ``STATES`` or without."""
+    """The manifest of a nearest-neighbour upscaler that takes any size, with ``STATES`` and ``codes`` or without."""
     return Manifest(
         name=name,
         task="super-resolution",
         generator="nearest",
         weights=Weights(sha256(b"no weights"), "Apache-2.0", "nothing"),
-        inputs=(Port("frame", "frame", "uint8", ("n", "h", "w", 3)), *(STATES if states else ())),
+        inputs=(Port("frame", "frame", "uint8", ("n", "h", "w", 3)), *(STATES if states else ()), *codes),
         outputs=(Port("image", "image", "uint8", ("n", "sh", "sw", 3)), *(STATE_RESULTS if states else ())),
         geometry=Geometry(scale, SizeRule(), halo=1, tileable=not states, fixed_size=None),
         artifacts=artifacts,
@@ -238,6 +340,47 @@ def write_recurrent_bundle(folder: Path, *, golden_frames: int = 4) -> Path:
     write_parity(folder, artifacts)
     limits = {"fp32": Limits(max_abs=0, changed=0.0)}
     manifest = small_manifest(artifacts, name="tiny-rrn", limits=limits, golden=golden[:golden_frames], states=True)
+    write_manifest(folder, manifest)
+    return folder
+
+
+def write_conditional_bundle(
+    folder: Path, *, name: str = "tiny-codes", ports: Sequence[Port] = CODES, scale: int = 2, states: bool = False
+) -> Path:
+    """Write a complete bundle around :func:`conditional_model`; its golden frames have the default codes, and others.
+
+    With ``states`` the golden frames are one run. Returns the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = add_file(folder, "model.fp32.onnx", conditional_model(scale, ports, states=states))
+    artifacts = {"fp32": Artifact(file.file, file.sha256)}
+    rng = np.random.default_rng(0)
+    rules = {port.name: port.code for port in ports if port.code is not None}
+    said: list[dict[str, Any]] = [{}, {name: numbers_of(rule.drawn(rng)) for name, rule in rules.items()}, {}]
+    frames = random_frames(len(said), 1, 8, 12, 3)
+    if states:
+        outputs = conditional_run(frames, said, ports)
+    else:
+        outputs = np.stack([conditional(frame, codes, ports) for frame, codes in zip(frames, said, strict=True)])
+    golden = [
+        Golden(
+            add_file(folder, f"golden/{index}.input.png", png(frame[0])),
+            add_file(folder, f"golden/{index}.output.png", png(output[0])),
+            codes,
+        )
+        for index, (frame, output, codes) in enumerate(zip(frames, outputs, said, strict=True))
+    ]
+    write_parity(folder, artifacts)
+    manifest = small_manifest(
+        artifacts, name=name, scale=scale, limits={"fp32": Limits(max_abs=0, changed=0.0)}, golden=golden, codes=ports
+    )
+    if states:
+        manifest = replace(
+            manifest,
+            inputs=(manifest.frame, *CODE_STATES, *ports),
+            outputs=(manifest.image, *CODE_STATE_RESULTS),
+            geometry=replace(manifest.geometry, tileable=False),
+        )
     write_manifest(folder, manifest)
     return folder
 

@@ -10,6 +10,7 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError, MissingExtraError, UsageError
 from runtime.manifest import Manifest
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.codes import code_ports
 from runtime.sessions.recurrent import Recurrence, RecurrentSession, Stepper, recurrence_of
 
 __all__ = [
@@ -147,6 +148,8 @@ def session_for(
     if recurrence is not None:
         stepper = _open_stepper(model, manifest, recurrence, choice, threads)
         return RecurrentSession(stepper, recurrence, scale, in_flight=in_flight)
+    codes = code_ports(manifest)
+    ports = Recurrence(manifest.frame, manifest.image, (), codes) if codes else None
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoSession
 
@@ -159,11 +162,18 @@ def session_for(
             threads=threads,
             in_flight=in_flight,
             streams=streams,
+            ports=ports,
         )
     from runtime.sessions.onnxruntime import OnnxRuntimeSession
 
     return OnnxRuntimeSession(
-        model, scale, variant=choice.variant, precision=choice.precision, threads=threads, in_flight=in_flight
+        model,
+        scale,
+        variant=choice.variant,
+        precision=choice.precision,
+        threads=threads,
+        in_flight=in_flight,
+        ports=ports,
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from runtime.codes import Code
 from runtime.frames import Frames
+from runtime.sessions.codes import NO_CODES, CodeInputs
 
 S = TypeVar("S", bound="Session")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
 
@@ -50,10 +53,34 @@ class Session(ABC):
 
     A change of the frames' shape is allowed between requests; the engine specialises itself again,
     which can take from milliseconds (ONNX Runtime) to seconds (OpenVINO, TensorRT).
+
+    A conditional generator has ``codes``, which any thread may set at any time.
     """
 
     info: SessionInfo
     scale: int
+    code_inputs: CodeInputs = NO_CODES
+
+    @property
+    def codes(self) -> Mapping[str, Code]:
+        """The rule of every code by its name; empty for a generator that takes nothing but frames."""
+        return self.code_inputs.codes
+
+    def set_code(self, name: str, values: ArrayLike) -> None:
+        """Give a code these numbers, for the frames that are submitted from now on; those under way keep theirs.
+
+        Args:
+            name: one of ``codes``.
+            values: ``float32 (size,)``, or of a map also ``(size, H, W)`` of the frames' size. They apply to all N
+                frames of a request. The array is copied.
+
+        Raises :class:`runtime.errors.UsageError` where there is no such code or its rule does not allow the numbers.
+        """
+        self.code_inputs.set(name, values)
+
+    def set_codes(self, values: Mapping[str, ArrayLike]) -> None:
+        """Set all codes at once: those that ``values`` does not name get their default. Else as :meth:`set_code`."""
+        self.code_inputs.replace(values)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         """Shape of the output frames for input frames of ``shape`` (N, H, W, 3)."""

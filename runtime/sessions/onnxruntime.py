@@ -12,6 +12,7 @@ import numpy as np
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.codes import CodeInputs
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 
@@ -35,6 +36,7 @@ class OnnxRuntimeSession(Session):
         scale: output size over input size.
         threads: 0 leaves the choice to ONNX Runtime.
         in_flight: requests that may be under way at once.
+        ports: of a generator with codes, as its manifest describes them.
     """
 
     def __init__(
@@ -46,23 +48,31 @@ class OnnxRuntimeSession(Session):
         precision: str,
         threads: int = 0,
         in_flight: int = 2,
+        ports: Recurrence | None = None,
     ) -> None:
         self._session = _load(model, variant, threads)
         self.scale = scale
         self._inputs = [port.name for port in self._session.get_inputs()]
         self._outputs = [port.name for port in self._session.get_outputs()]
+        if ports is not None:
+            check_ports(ports, self._inputs, self._outputs, variant)
+            self.code_inputs = CodeInputs.of(ports.codes)
+            self._inputs, self._outputs = [ports.frame.name], [ports.image.name]
         self._slots = threading.Semaphore(in_flight)
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="onnxruntime")
         self.info = SessionInfo("onnxruntime", precision, variant, "CPU", threads, in_flight)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         frames, result = self._arrays(frames, out)
+        codes = self.code_inputs.arrays(frames.shape) if self.codes else {}
         self._slots.acquire()
 
         def run() -> Frames:
             try:
                 binding = self._session.io_binding()
                 binding.bind_input(self._inputs[0], "cpu", 0, np.uint8, frames.shape, frames.ctypes.data)
+                for name, array in codes.items():
+                    binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
                 binding.bind_output(self._outputs[0], "cpu", 0, np.uint8, result.shape, result.ctypes.data)
                 self._session.run_with_iobinding(binding)
                 return result

@@ -11,10 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.codes import CodeInputs
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
@@ -57,9 +59,9 @@ class _Slot:
 class _Running:
     """A started request. The engine knows only the addresses of its arrays, so they are held until it is done."""
 
-    def __init__(self, slot: _Slot, frames: Frames, out: Frames) -> None:
+    def __init__(self, slot: _Slot, inputs: tuple[NDArray[Any], ...], out: Frames) -> None:
         self._slot: _Slot | None = slot
-        self._frames: Frames | None = frames
+        self._inputs: tuple[NDArray[Any], ...] | None = inputs
         self._out, self._failure = out, ""
         self._lock = threading.Lock()
 
@@ -74,7 +76,7 @@ class _Running:
             except RuntimeError as error:
                 self._failure = _first_line(error)
             finally:
-                self._frames = slot.running = None
+                self._inputs = slot.running = None
 
     def result(self) -> Frames:
         self.settle()
@@ -99,6 +101,7 @@ class OpenVinoSession(Session):
         threads: 0 leaves the choice to OpenVINO.
         in_flight: requests that may be under way at once.
         streams: requests that are computed at once; 1 gives the shortest time per frame.
+        ports: of a generator with codes, as its manifest describes them.
     """
 
     def __init__(
@@ -113,9 +116,14 @@ class OpenVinoSession(Session):
         in_flight: int = 2,
         streams: int = 1,
         device: str = "CPU",
+        ports: Recurrence | None = None,
     ) -> None:
         self._model = _read(model, variant)
         self.scale = scale
+        self._ports = ports
+        if ports is not None:
+            check_ports(ports, *_names(self._model), variant)
+            self.code_inputs = CodeInputs.of(ports.codes)
         self._device, self._config = device, _config(_hint(precision, float_precision), streams, threads)
         self._in_flight = max(in_flight, streams)
         self._closed = False
@@ -131,7 +139,10 @@ class OpenVinoSession(Session):
         self._settle()
         self._compiled, self._shape = None, None
         try:
-            self._model.reshape(list(shape))
+            if self._ports is None:
+                self._model.reshape(list(shape))
+            else:
+                self._model.reshape({name: list(sides) for name, sides in self._ports.shapes(shape).items()})
             self._compiled = core().compile_model(self._model, self._device, self._config)
             self._slots = deque(_Slot(self._compiled.create_infer_request()) for _ in range(self._in_flight))
         except RuntimeError as error:
@@ -144,6 +155,7 @@ class OpenVinoSession(Session):
 
         frames, out = self._arrays(frames, out)
         frames = np.require(frames, requirements="W")  # OpenVINO shares no read-only array, not even as an input
+        codes = self.code_inputs.arrays(frames.shape) if self.codes else {}
         with self._lock:
             if self._closed:
                 raise RuntimeError("the session is closed")
@@ -152,12 +164,17 @@ class OpenVinoSession(Session):
             self._slots.rotate(-1)
             slot.settle()  # it has the oldest request, so the first to end
             try:
-                slot.request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-                slot.request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
+                if self._ports is None:
+                    slot.request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+                    slot.request.set_output_tensor(0, openvino.Tensor(out, shared_memory=True))
+                else:
+                    arrays = {self._ports.frame.name: frames, **codes, self._ports.image.name: out}
+                    for name, array in arrays.items():
+                        slot.request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
                 slot.request.start_async()
             except RuntimeError as error:
                 raise GenedgeError(f"OpenVINO refused the frame: {_first_line(error)}") from None
-            slot.running = running = _Running(slot, frames, out)
+            slot.running = running = _Running(slot, (frames, *codes.values()), out)
         return Pending(running.result)
 
     def _settle(self) -> None:
@@ -194,8 +211,7 @@ class OpenVinoStepper(Stepper):
         device: str = "CPU",
     ) -> None:
         self._model = _read(model, variant)
-        inputs, outputs = ([port.any_name for port in side] for side in (self._model.inputs, self._model.outputs))
-        check_ports(recurrence, inputs, outputs, variant)
+        check_ports(recurrence, *_names(self._model), variant)
         self._device, self._config = device, _config(_hint(precision, float_precision), 1, threads)
         self._frame = recurrence.frame.name
         self._request: Any = None
@@ -233,6 +249,11 @@ def _read(model: bytes, variant: str) -> Any:
         return core().read_model(io.BytesIO(model))
     except RuntimeError as error:
         raise GenedgeError(f"OpenVINO cannot read the {variant} model: {_first_line(error)}") from None
+
+
+def _names(model: Any) -> tuple[list[str], list[str]]:
+    """Of the inputs and of the outputs."""
+    return [port.any_name for port in model.inputs], [port.any_name for port in model.outputs]
 
 
 def _hint(precision: str, float_precision: str) -> str:

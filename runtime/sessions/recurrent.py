@@ -16,6 +16,7 @@ from runtime.errors import GenedgeError
 from runtime.frames import Frames
 from runtime.manifest import Manifest, Port
 from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.codes import CodeInputs, code_ports
 
 Arrays = Mapping[str, NDArray[Any]]  # port's name -> C-contiguous array of the port's dtype
 
@@ -24,15 +25,16 @@ MAX_STATE_BYTES = 1 << 31  # 2 GiB; a 64-channel float32 state of a 4K frame
 
 @dataclass(frozen=True)
 class Recurrence:
-    """The ports of a generator with a state, as its manifest describes them."""
+    """The ports of a generator with a state or a code, as its manifest describes them."""
 
     frame: Port
     image: Port
     states: tuple[Port, ...]  # each with a source and an initial value
+    codes: tuple[Port, ...] = ()  # each with a rule
 
     @property
     def inputs(self) -> frozenset[str]:
-        return frozenset({self.frame.name, *(port.name for port in self.states)})
+        return frozenset({self.frame.name, *(port.name for port in (*self.states, *self.codes))})
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -42,17 +44,17 @@ class Recurrence:
     def shapes(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape of every input for frames of shape (N, H, W, 3)."""
         sizes = {side: size for side, size in zip(self.frame.shape, frames, strict=True) if isinstance(side, str)}
-        states = {
+        others = {
             port.name: tuple(side if isinstance(side, int) else sizes[side] for side in port.shape)
-            for port in self.states
+            for port in (*self.states, *self.codes)
         }
-        return {self.frame.name: frames, **states}
+        return {self.frame.name: frames, **others}
 
 
 def recurrence_of(manifest: Manifest) -> Recurrence | None:
     """What the manifest says about states, or None for a generator without.
 
-    Raises :class:`GenedgeError` where it does not say what feeds a state.
+    Raises :class:`GenedgeError` where it does not say what feeds a state, or what a code takes.
     """
     states = manifest.states
     for port in states:
@@ -60,16 +62,16 @@ def recurrence_of(manifest: Manifest) -> Recurrence | None:
             raise GenedgeError(
                 f"the manifest of {manifest.name} does not say what feeds the state {port.name}: build the bundle again"
             )
-    return Recurrence(manifest.frame, manifest.image, states) if states else None
+    return Recurrence(manifest.frame, manifest.image, states, code_ports(manifest)) if states else None
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:
-    """Raise :class:`GenedgeError` where a model's ports are not those of the manifest."""
-    for side, found, wanted in (
-        ("inputs", frozenset(inputs), recurrence.inputs),
-        ("outputs", frozenset(outputs), recurrence.outputs),
+    """Raise :class:`GenedgeError` where a model's ports are not those of the manifest; it may give more than that."""
+    for side, found, wanted, fits in (
+        ("inputs", frozenset(inputs), recurrence.inputs, frozenset.__eq__),
+        ("outputs", frozenset(outputs), recurrence.outputs, frozenset.issuperset),
     ):
-        if found != wanted:
+        if not fits(found, wanted):
             raise GenedgeError(
                 f"the {variant} model has the {side} {', '.join(sorted(found))}, "
                 f"but the manifest describes {', '.join(sorted(wanted))}: build the bundle again"
@@ -137,6 +139,7 @@ class RecurrentSession(Session):
 
     def __init__(self, stepper: Stepper, recurrence: Recurrence, scale: int, *, in_flight: int = 2) -> None:
         self.scale = scale
+        self.code_inputs = CodeInputs.of(recurrence.codes)
         self._stepper, self._recurrence, self._in_flight = stepper, recurrence, in_flight
         self._shape: tuple[int, ...] | None = None
         self._states: list[_State] = []
@@ -149,11 +152,12 @@ class RecurrentSession(Session):
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         frames, result = self._arrays(frames, out)
+        codes = self.code_inputs.arrays(frames.shape)
         self._slots.acquire()
         with self._lock:
             reset, self._reset = self._reset, False
             try:
-                return Pending(self._pool.submit(self._step, frames, result, reset).result)
+                return Pending(self._pool.submit(self._step, frames, result, reset, codes).result)
             except RuntimeError:  # the session is closed
                 self._slots.release()
                 raise
@@ -174,14 +178,14 @@ class RecurrentSession(Session):
 
     # -- in the worker thread -------------------------------------------------------------------
 
-    def _step(self, frames: Frames, out: Frames, reset: bool) -> Frames:
+    def _step(self, frames: Frames, out: Frames, reset: bool, codes: Arrays) -> Frames:
         try:
             if frames.shape != self._shape:
                 self._specialise(frames.shape)
             elif reset and not self._initial:
                 self._restart()
             ports = self._recurrence
-            inputs: dict[str, NDArray[Any]] = {ports.frame.name: frames}
+            inputs: dict[str, NDArray[Any]] = {ports.frame.name: frames, **codes}
             outputs: dict[str, NDArray[Any]] = {ports.image.name: out}
             for state in self._states:
                 own = self._initial and state.port.initial == "frame"

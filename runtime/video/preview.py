@@ -40,7 +40,7 @@ def require_display() -> None:
 
 
 class WindowSink(Sink):
-    """Shows frames in a window. q, Esc or closing the window sets ``stop_requested``.
+    """Shows frames in a window. q, Esc or closing the window sets ``stop_requested``; other keys go to ``on_key``.
 
     Files are shown no faster than they were filmed; live sources as they come. All calls must come from one thread
     (on macOS the main thread).
@@ -75,6 +75,8 @@ class WindowSink(Sink):
         self.frames_written += 1
         if key in _KEYS_STOP or closed:
             self.stop_requested = True
+        elif key < 128 and self.on_key is not None:  # 255: none
+            self.on_key(chr(key))
 
     def _wait_for(self, pts: Fraction) -> float:
         """Seconds until a frame is due. A late frame moves the clock: nothing is shown faster to catch up."""

@@ -11,7 +11,7 @@ import errno
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -50,11 +50,13 @@ class Sink(ABC):
     """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
 
     ``frames_written``: frames taken so far. ``stop_requested``: True once the viewer closed the window or pressed q.
-    ``warnings``: sentences about what could not be kept; read them at the end.
+    ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every other key
+    that is pressed in a window.
     """
 
     frames_written: int = 0
     stop_requested: bool = False
+    on_key: Callable[[str], None] | None = None
     warnings: list[str]
 
     @abstractmethod

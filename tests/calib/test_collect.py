@@ -22,6 +22,7 @@ from calib import collect as module
 from calib.collect import Statistics, TensorRecord, collect, default_cache, digest_of, wanted_tensors, with_reductions
 from calib.feeds import CodeRule, Feeds, StateRule
 from calib.layers import layers_of
+from runtime.codes import Code
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frame
 
@@ -365,7 +366,9 @@ def test_states_go_through_a_run(
     photos: Sequence[Frame], states_of: tuple[tuple[int, ...], ...], highest: float
 ) -> None:
     frames = [photo[:16, :20] for photo in photos]
-    feeds = Feeds(frames, "photos", runs=states_of, states=STATES, codes=(CodeRule("code", (4,)),))
+    feeds = Feeds(
+        frames, "photos", runs=states_of, states=STATES, codes=(CodeRule("code", Code("bits", 4, (-1,) * 4, -1, 1)),)
+    )
     statistics = collect(counting(), feeds)
     seen = statistics.tensors["hidden"]
     assert seen.highest is not None
@@ -379,7 +382,7 @@ def test_states_go_through_a_run(
 def test_every_code_is_measured(photos: Sequence[Frame]) -> None:
     """Both signs of every bit, and each with the factor that the layer gives it."""
     frames = [photos[0][:8, :8]] * 24
-    feeds = Feeds(frames, "photos", states=STATES, codes=(CodeRule("code", (4,)),))
+    feeds = Feeds(frames, "photos", states=STATES, codes=(CodeRule("code", Code("bits", 4, (-1,) * 4, -1, 1)),))
     statistics = collect(counting(), feeds)
     np.testing.assert_array_equal(statistics.tensors["mood"].highest, [1, 2, 3, 4])
     np.testing.assert_array_equal(statistics.tensors["mood"].lowest, [-1, -2, -3, -4])

@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_factory import CODE_MAP, CODES, small_manifest
 
-from calib.feeds import CodeRule, Feed, Feeds, StateRule
+from calib.feeds import CodeRule, Feed, Feeds, StateRule, code_rules
+from runtime.codes import Code
+from runtime.errors import GenedgeError
 from runtime.frames import Frame
 
 FRAMES = tuple(np.full((4, 6, 3), index, dtype=np.uint8) for index in range(5))
 HIDDEN = StateRule("hidden", "hidden_out", channels=2)
 BEFORE = StateRule("before", "frame", initial="frame")
+BITS = Code("bits", 32, (-1,) * 32, -1, 1)
+STYLE = Code("one-hot", 3, (1, 0, 0))
+VECTOR = Code("vector", 2, (0, 0), -3, 5)
 
 
 class Lazy(Sequence[Frame]):
@@ -86,7 +92,7 @@ def test_a_state_may_be_another_state_of_the_step_before() -> None:
 
 
 def test_steps_go_on_after_a_run() -> None:
-    feeds = Feeds(FRAMES, "digest", runs=RUNS, states=(HIDDEN,), codes=(CodeRule("code", (3,)),))
+    feeds = Feeds(FRAMES, "digest", runs=RUNS, states=(HIDDEN,), codes=(CodeRule("code", BITS),))
     for (number, feed), (expected, other) in zip(fed(feeds, skip=3), fed(feeds)[3:], strict=True):
         assert number == expected
         assert list(feed.inputs) == list(other.inputs)
@@ -106,25 +112,53 @@ def codes(feeds: Feeds, name: str = "code") -> list[list[float]]:
 
 
 def test_codes_differ_in_every_step_and_are_the_same_in_every_pass() -> None:
-    feeds = Feeds(FRAMES, "digest", codes=(CodeRule("code", (2, 16)), CodeRule("other", (32,))))
+    feeds = Feeds(FRAMES, "digest", codes=(CodeRule("code", BITS), CodeRule("other", BITS)))
     assert codes(feeds) == codes(feeds)
     assert len({tuple(code) for code in (*codes(feeds), *codes(feeds, "other"))}) == 10
     assert codes(replace(feeds, seed=1)) != codes(feeds)
     _, first = next(feeds.steps())
-    assert (first.inputs["code"].shape, first.inputs["code"].dtype) == ((1, 2, 16), np.float32)
-    assert set(codes(feeds)[0]) == {-1.0, 1.0}
+    assert (first.inputs["code"].shape, first.inputs["code"].dtype) == ((1, 32), np.float32)
 
 
-def test_codes_take_the_given_values() -> None:
-    feeds = Feeds(FRAMES, "digest", codes=(CodeRule("code", (64,), (0.0, 0.5, 1.0)),))
-    assert {value for code in codes(feeds) for value in code} == {0.0, 0.5, 1.0}
+@pytest.mark.parametrize("rule", [BITS, STYLE, VECTOR], ids=lambda rule: rule.kind)
+@pytest.mark.parametrize("is_map", [False, True])
+def test_every_code_obeys_its_rule(rule: Code, is_map: bool) -> None:
+    for _, feed in Feeds(FRAMES, "digest", codes=(CodeRule("code", rule, is_map),)).steps():
+        values = feed.inputs["code"]
+        assert (values.shape, values.dtype) == ((1, rule.size, *((4, 6) if is_map else ())), np.float32)
+        np.testing.assert_array_equal(rule.checked(values[0], is_map=is_map), values[0])
+        assert values.flags.c_contiguous
+
+
+def test_classes_and_ranges_are_covered() -> None:
+    feeds = Feeds(FRAMES, "digest", runs=((0,) * 60,), codes=(CodeRule("style", STYLE), CodeRule("vector", VECTOR)))
+    assert {int(np.argmax(code)) for code in codes(feeds, "style")} == {0, 1, 2}
+    values = np.array(codes(feeds, "vector"))
+    assert values.min() < -2.5
+    assert values.max() > 4.5
+
+
+def test_maps_are_the_same_everywhere_or_of_several_regions() -> None:
+    feeds = Feeds(FRAMES, "digest", runs=((0,) * 40,), codes=(CodeRule("code", STYLE, True),))
+    kinds = {len(np.unique(feed.inputs["code"].argmax(axis=1))) > 1 for _, feed in feeds.steps()}
+    assert kinds == {False, True}
+
+
+def test_rules_come_from_the_manifest() -> None:
+    manifest = small_manifest({}, codes=(*CODES, CODE_MAP))
+    assert [(rule.name, rule.code, rule.is_map) for rule in code_rules(manifest)] == [
+        (port.name, port.code, port is CODE_MAP) for port in (*CODES, CODE_MAP)
+    ]
+    with pytest.raises(GenedgeError, match="does not say what the code style takes"):
+        code_rules(small_manifest({}, codes=(replace(CODES[0], code=None),)))
 
 
 def test_whatever_changes_the_inputs_changes_the_identity() -> None:
     feeds = Feeds(FRAMES, "digest")
     others = [
         replace(feeds, digest="other"), replace(feeds, runs=RUNS), replace(feeds, states=(HIDDEN,)),
-        replace(feeds, codes=(CodeRule("code", (3,)),)), replace(feeds, codes=(CodeRule("code", (3,), (0.0, 1.0)),)),
+        replace(feeds, codes=(CodeRule("code", BITS),)), replace(feeds, codes=(CodeRule("code", STYLE),)),
+        replace(feeds, codes=(CodeRule("code", STYLE, True),)),
         replace(feeds, seed=1), replace(feeds, frame_input="picture"), replace(feeds, frames=FRAMES[:3]),
     ]  # fmt: skip
     assert len({each.identity for each in [feeds, *others]}) == 1 + len(others)

@@ -12,7 +12,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from bundle_factory import small_manifest, upscale_model, write_small_bundle
+from bundle_factory import (
+    CODE_MAP,
+    CODES,
+    conditional,
+    conditional_model,
+    small_manifest,
+    upscale_model,
+    write_small_bundle,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -21,6 +29,7 @@ import calib.quantise
 from calib.cli import run
 from calib.collect import digest_of
 from calib.dataset import CalibrationSet
+from calib.feeds import code_rules
 from calib.layers import layers_of
 from calib.qdq import Int8Qdq
 from calib.quantise import (
@@ -28,6 +37,7 @@ from calib.quantise import (
     JUDGE_RUN,
     JUDGE_RUNS,
     JUDGE_SIDE,
+    Clips,
     Int8Config,
     Quantised,
     _Hardened,
@@ -37,21 +47,27 @@ from calib.quantise import (
     from_recipe,
     judging,
     named_layers,
+    player,
     prepare,
     quantised,
 )
 from calib.sensitivity import Budget
 from calib.truth import contrast_of, hardened, reduced
+from runtime.codes import Code
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frame, SizeRule
-from runtime.manifest import Manifest, Port
+from runtime.manifest import Artifact, Manifest, Port
 from runtime.metrics import psnr
+from runtime.sessions import Choice
 
 # --- a net of the tests' own ------------------------------------------------------------------------------------------
 
 
-def sr_net(weights: float = 1.0, width: int = 8) -> onnx.ModelProto:
-    """Scale 2: frame to float planes, three convolutions, pixel shuffle, and the repeated frame added."""
+def sr_net(weights: float = 1.0, width: int = 8, *, code: bool = False) -> onnx.ModelProto:
+    """Scale 2: frame to float planes, three convolutions, pixel shuffle, and the repeated frame added.
+
+    With ``code`` a condition ``float32 (n, 3)`` makes each colour that the convolutions see lighter by up to 100.
+    """
     rng = np.random.default_rng(0)
 
     def random(outputs: int, inputs: int) -> np.ndarray:
@@ -64,7 +80,8 @@ def sr_net(weights: float = 1.0, width: int = 8) -> onnx.ModelProto:
     nodes = [
         node("Cast", ["frame"], "float", to=TensorProto.FLOAT),
         node("Transpose", ["float"], "x", perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], name="head", **pads),
+        *([node("Unsqueeze", ["code", "behind"], "plane"), node("Add", ["x", "plane"], "lit")] if code else []),
+        helper.make_node("Conv", ["lit" if code else "x", "w1", "b1"], ["a"], name="head", **pads),
         node("Relu", ["a"], "ra"),
         helper.make_node("Conv", ["ra", "w2", "b2"], ["b"], name="body", **pads),
         node("LeakyRelu", ["b"], "rb", alpha=0.2),
@@ -82,13 +99,15 @@ def sr_net(weights: float = 1.0, width: int = 8) -> onnx.ModelProto:
         "w2": random(width, width), "b2": np.ones(width, np.float32),
         "w3": random(12, width) * np.float32(0.3), "b3": np.zeros(12, np.float32),
         "sizes": np.array([1, 1, 2, 2], np.float32), "black": np.float32(0), "white": np.float32(255),
+        **({"behind": np.array([2, 3], np.int64)} if code else {}),
     }  # fmt: skip
+    more = [helper.make_tensor_value_info("code", TensorProto.FLOAT, ["n", 3])] if code else []
     ends = [
         helper.make_tensor_value_info("frame", TensorProto.UINT8, ["n", "h", "w", 3]),
         helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "sh", "sw", 3]),
     ]
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "sr", ends[:1], ends[1:], tensors)
+    graph = helper.make_graph(nodes, "sr", [ends[0], *more], ends[1:], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -101,6 +120,10 @@ def with_geometry(**changes: Any) -> Manifest:
 
 HIDDEN = Port("hidden", "state", "float32", ("n", 4, "h", "w"), source="next", initial="zeros")
 RECURRENT = replace(MANIFEST, inputs=(*MANIFEST.inputs, HIDDEN))
+
+
+CODE = Port("code", "code", "float32", ("n", 3), code=Code("vector", 3, (0, 0, 0), 0, 100))
+CONDITIONAL = replace(MANIFEST, inputs=(*MANIFEST.inputs, CODE))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +178,53 @@ def test_calibrating_again_reads_what_was_measured(photo_folder: Path, tmp_path:
     assert second.tables == first.tables
     assert second.equalisation == first.equalisation
     assert not [line for line in said if line.startswith("calibrating")]
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+def test_ranges_are_measured_over_codes(photo_folder: Path, tmp_path: Path) -> None:
+    config = Int8Config((photo_folder,), equalise=False, cache=tmp_path)
+    plain = prepare(sr_net(), MANIFEST, config).statistics.tensors["x"].histogram.high
+    lit = prepare(sr_net(code=True), CONDITIONAL, config).statistics.tensors["lit"].histogram.high
+    assert plain == 255
+    assert 300 < lit <= 355
+
+
+def test_every_judged_clip_but_the_first_has_a_code_of_its_own(photos: tuple[Frame, ...]) -> None:
+    frames = tuple(np.ascontiguousarray(photos[0][:8, :12]) for _ in range(4))
+    ports = (*CODES[:2], CODE_MAP)
+    manifest = small_manifest({"fp32": Artifact("model.fp32.onnx", "")}, codes=ports)
+    play = player(manifest, Choice("onnxruntime", "fp32", "fp32", "calibration"), Clips(frames, (True,) * 4, None), 1)
+    model = onnx.load_model_from_string(conditional_model(2, ports))
+    shown = play(model)
+    np.testing.assert_array_equal(shown[0], conditional(frames[0][None], ports=ports)[0])
+    rules = {rule.name: rule for rule in code_rules(manifest)}
+    for place in range(1, 4):
+        codes = {name: rule.drawn(f"judged {place}", 8, 12) for name, rule in rules.items()}
+        np.testing.assert_array_equal(shown[place], conditional(frames[place][None], codes, ports)[0])
+    assert len({output.tobytes() for output in shown}) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(shown, play(model), strict=True))
+
+
+def test_the_frames_of_a_run_share_a_code(photos: tuple[Frame, ...]) -> None:
+    frames = tuple(np.ascontiguousarray(photos[0][:8, :12]) for _ in range(4))
+    manifest = small_manifest({"fp32": Artifact("model.fp32.onnx", "")}, codes=CODES[:1])
+    clips = Clips(frames, (True, False, True, False), None)
+    shown = player(manifest, Choice("onnxruntime", "fp32", "fp32", "calibration"), clips, 1)(
+        onnx.load_model_from_string(conditional_model(2, CODES[:1]))
+    )
+    assert np.array_equal(shown[0], shown[1])
+    assert np.array_equal(shown[2], shown[3])
+    assert not np.array_equal(shown[1], shown[2])
+
+
+def test_int8_of_a_conditional_net_meets_the_budget_over_its_codes(photo_folder: Path, tmp_path: Path) -> None:
+    config = Int8Config((photo_folder,), observer="max", equalise=False, bias_correction=False, cache=tmp_path)
+    found = quantised(sr_net(code=True), CONDITIONAL, config, ("int8-ort",))
+    assert found.searches["int8-ort"].met
+    play, judge = judging(prepare(sr_net(code=True), CONDITIONAL, config), "int8-ort")
+    assert Budget().met(judge.loss(play(found.models["int8-ort"])))
 
 
 def test_without_equalisation_the_graph_stays_what_it_is(photo_folder: Path, tmp_path: Path) -> None:

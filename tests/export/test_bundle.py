@@ -11,16 +11,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from checkpoint_factory import exported, frame, loaded
+from torch import Tensor, nn
 
+from export.build import check
 from export.bundle import add_parity, draft_manifest, new_bundle_folder, write_files, write_manifest
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
-from export.frame_io import reference_output
+from export.frame_io import FrameGraph, reference_output
+from export.generators.base import Condition, LoadedGenerator
+from export.onnx_graph import graph_from_generator
 from export.parity import Pair, measure, record
 from runtime.bundle import Bundle, open_bundle
+from runtime.codes import Code
 from runtime.errors import ManifestError, UsageError
-from runtime.manifest import MANIFEST_NAME
+from runtime.manifest import MANIFEST_NAME, Port
+from runtime.sessions import Choice, open_session
 
 CHECKPOINT = Checkpoint({}, "ab" * 32)
 
@@ -209,6 +216,56 @@ def test_graph_of_one_size_has_ports_of_that_size(tmp_path: Path) -> None:
     manifest = open_bundle(tmp_path).manifest
     assert manifest.geometry.fixed_size == (20, 28)
     assert (manifest.inputs[0].shape, manifest.outputs[0].shape) == ((1, 20, 28, 3), (1, 40, 56, 3))
+
+
+class Tinted(nn.Module):
+    """Adds a colour for a class and a tenth of a map; values 0..1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = nn.Parameter(torch.linspace(-0.3, 0.3, 12).reshape(4, 3), requires_grad=False)
+
+    def forward(self, image: Tensor, style: Tensor, shade: Tensor) -> Tensor:
+        return image * 0.5 + (style @ self.colours)[:, :, None, None] + shade * 0.1
+
+
+STYLE = Code("one-hot", 4, (0, 1, 0, 0), labels=("a", "b", "c", "d"))
+SHADE = Code("vector", 1, (0.5,), -1, 1)
+TINTED = LoadedGenerator(
+    "tinted",
+    Tinted().eval(),
+    1,
+    task="translation",
+    conditions=(Condition("style", STYLE), Condition("shade", SHADE, is_map=True)),
+)
+
+
+@pytest.mark.parametrize("shape", [None, (20, 28)])
+def test_conditions_become_code_ports_that_a_session_feeds(shape: tuple[int, int] | None, tmp_path: Path) -> None:
+    """From a torch net to what a frame looks like with codes that somebody sets."""
+    draft = draft_manifest("tinted", TINTED, CHECKPOINT, "MIT", "nothing", 1, shape)
+    image = frame(20, 28)
+    given = [Pair(image, reference_output(TINTED, image))]
+    bundle = write_files(
+        tmp_path, draft, {"fp32": graph_from_generator(FrameGraph(TINTED), TINTED.size_rule, shape)}, given, {}
+    )
+    n, h, w = ("n", "h", "w") if shape is None else (1, *shape)
+    assert bundle.manifest.inputs[1:] == (
+        Port("style", "code", "float32", (n, 4), code=STYLE),
+        Port("shade", "code", "float32", (n, 1, h, w), code=SHADE),
+    )
+    assert check(str(tmp_path))  # the graph's ports are those of the manifest
+    codes = {
+        "style": np.array([0, 0, 0, 1], np.float32),
+        "shade": np.random.default_rng(0).uniform(-1, 1, (1, 20, 28)).astype(np.float32),
+    }
+    for backend in ("onnxruntime", "openvino"):
+        with open_session(bundle, Choice(backend, "fp32", "fp32", "asked for"), threads=1) as session:
+            for said in ({}, codes):
+                session.set_codes(said)
+                wanted = reference_output(TINTED, image, said)
+                assert np.abs(session.infer(image[None])[0].astype(int) - wanted).max() <= 1
+    assert not np.array_equal(reference_output(TINTED, image, codes), given[0].reference)
 
 
 def test_models_are_written_as_they_are(tmp_path: Path) -> None:

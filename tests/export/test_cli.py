@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundle_factory import add_file, png, random_frames, write_small_bundle
+from bundle_factory import CODE_MAP, CODES, add_file, png, random_frames, write_conditional_bundle, write_small_bundle
 from checkpoint_factory import exported, published, saved, write_checkpoint
 
 import export.build
@@ -16,6 +16,7 @@ from export.cli import run
 from export.generators import GENERATORS
 from export.shipped import shipped_weights
 from runtime.bundle import open_bundle
+from runtime.codes import Code
 from runtime.errors import NotMetError
 from runtime.manifest import Golden
 
@@ -165,6 +166,25 @@ def test_inspect_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert "frame: frame uint8 ['n', 'h', 'w', 3]" in text
     assert "fp16: model.fp16.onnx, " in text
     assert re.search(r"\n  onnxruntime-fp32: \d+\.\d\d dB, ΔE 0\.\d{4}, max [01] steps\n", text)
+
+
+def test_inspect_shows_what_a_code_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = replace(CODES[1], name="bits", shape=("n", 200), code=Code("bits", 200, (1,) * 200))
+    many = Code("one-hot", 20, (1, *(0,) * 19), labels=tuple(f"class{place}" for place in range(20)))
+    folder = tmp_path / "b"
+    write_conditional_bundle(folder, ports=CODES)
+    manifest = open_bundle(folder).manifest
+    ports = (*manifest.inputs, CODE_MAP, long, replace(CODES[0], name="many", shape=("n", 20), code=many))
+    (folder / "manifest.json").write_text(replace(manifest, inputs=ports).to_json())
+    assert run(["inspect", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "code: style float32 ['n', 4]\n  one-hot, 4 numbers from 0 to 1, default b, labels a, b, c, d\n" in text
+    assert "code: passcode float32 ['n', 3]\n  bits, 3 numbers from -1 to 1, default 001\n" in text
+    assert "  vector, 2 numbers from 0 to 100, default 5,6, labels red, blue\n" in text
+    assert "code: labels float32 ['n', 3, 'h', 'w']\n  one-hot, 3 numbers from 0 to 1, default 2\n" in text
+    assert f"default {'1' * 60}…\n" in text
+    assert "class7" in text
+    assert "class19" not in text
 
 
 def test_inspect_shows_the_figures_that_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.codes import Code
 from runtime.errors import EXIT_FAILED, ManifestError
 from runtime.frames import SizeRule
 from runtime.manifest import MAX_BYTES, Artifact, Limits, Manifest, Port, parse_manifest, safe_member
@@ -91,6 +92,31 @@ def test_a_state_says_what_feeds_it_and_how_it_begins() -> None:
     assert manifest.outputs == (manifest.image, Port("next_hidden", "state", "float32", hidden))
 
 
+def test_a_code_says_what_it_takes() -> None:
+    style, attributes, strength = example("conditional").codes
+    assert style == Port(
+        "style",
+        "code",
+        "float32",
+        ("n", 4),
+        code=Code("one-hot", 4, (1, 0, 0, 0), 0, 1, ("monet", "van_gogh", "ukiyoe", "cezanne")),
+    )
+    assert attributes.code == Code("bits", 3, (-1, 1, -1), -1, 1, ("Black_Hair", "Young", "Glasses, round"))
+    assert strength.code == Code("vector", 2, (0.1, 0.7), 0.1, 0.7)
+    assert [port.is_map for port in example("conditional").inputs] == [False] * 4
+    first, second = example("conditional").golden
+    assert first.codes == {}
+    assert second.codes == {"style": (0, 0, 1, 0), "strength": (0.25, 0.7)}
+
+
+def test_a_code_may_be_a_map_and_stand_beside_states() -> None:
+    [labels] = example("conditional-map-fixed-size").codes
+    assert (labels.is_map, labels.shape) == (True, (1, 3, 720, 1280))
+    [noise] = example("recurrent-with-code-map").codes
+    assert (noise.is_map, noise.shape) == (True, ("n", 1, "h", "w"))
+    assert len(example("recurrent-with-code-map").states) == 2
+
+
 def test_ports_without_memory_are_written_as_before() -> None:
     ports = json.loads(example("super-resolution-any-size").to_json())["inputs"]
     assert ports == [{"name": "frame", "role": "frame", "dtype": "uint8", "shape": ["n", "h", "w", 3]}]
@@ -131,10 +157,12 @@ def test_every_hostile_example_is_listed() -> None:
 
 
 def test_hostile_examples_would_be_fine_without_their_one_mistake() -> None:
-    """Mended, two of them parse: so it is the mistake that they are refused for."""
+    """Mended, some of them parse: so it is the mistake that they are refused for."""
     for name, mistake, right in (
         ("dotdot-path.json", "../other/model.onnx", "other/model.onnx"),
         ("negative-halo.json", '"halo": -1', '"halo": 1'),
+        ("code-of-another-size.json", '["n", 3]', '["n", 2]'),
+        ("golden-code-outside.json", "[2.0, 0.0]", "[1.0, 0.0]"),
     ):
         text = (EXAMPLES / "invalid" / name).read_text(encoding="utf-8")
         assert mistake in text
@@ -246,6 +274,15 @@ def test_a_changed_manifest_parses_or_raises_manifest_error(text: str) -> None:
             *manifest.frame.shape
         }
         assert not manifest.geometry.tileable
+    for port in (*manifest.inputs, *manifest.outputs):
+        if port.code is not None:
+            assert (port.role, port.dtype, port.shape[1]) == ("code", "float32", port.code.size)
+            assert port.shape[2:] in ((), manifest.frame.shape[1:3])
+    for pair in manifest.golden:
+        for name, numbers in pair.codes.items():
+            [rule] = [port.code for port in manifest.codes if port.name == name]
+            assert rule is not None
+            rule.check(numbers)
     files = [artifact.file for artifact in manifest.artifacts.values()]
     files += [reference.file for pair in manifest.golden for reference in (pair.input, pair.output)]
     for file in files:

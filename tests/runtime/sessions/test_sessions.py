@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from bundle_factory import model_of, random_frames, upscale, upscale_model, write_small_bundle
 from onnx import TensorProto, helper
@@ -655,3 +656,11 @@ def test_a_session_whose_package_is_missing_names_its_extra(
     core.cache_clear()
     with pytest.raises(MissingExtraError, match=rf'{backend} is not installed: pip install "genedge\[cpu\]"'):
         open_session(bundle, Choice(backend, "fp32", "fp32", "asked for"))
+
+
+def test_a_model_that_gives_more_than_the_image(open_model: Open) -> None:
+    """Further outputs are left alone."""
+    model = onnx.load_model_from_string(upscale_model())
+    model.graph.output.append(helper.make_tensor_value_info("clipped", TensorProto.FLOAT, ["n", "sh", "sw", 3]))
+    frames = random_frames(1, 6, 10, 3)
+    np.testing.assert_array_equal(open_model(model.SerializeToString()).infer(frames), upscale(frames))

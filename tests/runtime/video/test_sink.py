@@ -289,6 +289,21 @@ def test_window(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < slept[0] <= 0.04
 
 
+def test_other_keys_of_the_window_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, pressed = iter([ord("]"), -1, 9, 200]), []
+    monkeypatch.setattr("runtime.video.preview.require_display", lambda: None)
+    for name in ("namedWindow", "resizeWindow", "destroyWindow", "imshow"):
+        monkeypatch.setattr(cv2, name, lambda *args: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys, -1))
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
+    with open_sink("display://", source=INFO, width=64, height=48) as sink:
+        sink.on_key = pressed.append
+        for frame in frames(5):
+            sink.write(frame)
+        assert not sink.stop_requested
+    assert pressed == ["]", "\t"]
+
+
 # --- clocks ---
 
 
