@@ -80,10 +80,12 @@ def draft_manifest(
         weights=Weights(checkpoint.sha256, licence, trained_on),
         inputs=(frame, *(_state_input(state, frame) for state in loaded.states)),
         outputs=(
-            Port("image", "image", "uint8", (*scaled, 3)),
+            *(Port(name, "image", "uint8", (*scaled, 3)) for name in ("image", *(more.name for more in loaded.images))),
             *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
         ),
-        geometry=Geometry(scale, loaded.size_rule, halo, loaded.tileable, shape),
+        geometry=Geometry(
+            scale, loaded.size_rule, halo, loaded.tileable, shape, loaded.fit if shape is not None else "pad"
+        ),
         artifacts={},
         limits={},
         golden=(),

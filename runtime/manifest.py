@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import ManifestError
+from runtime.errors import ManifestError, UsageError
 from runtime.frames import SizeRule
 
 FORMAT = 1
@@ -70,9 +70,9 @@ class Geometry:
     """How input and output sizes relate, and how the frame may be cut.
 
     ``halo`` is in input pixels: how far away a pixel can still change an output pixel, measured.
-    ``fixed_size`` is (height, width) where the graph takes one size only. ``fit`` says what becomes of frames of another
-    size then: ``pad`` cuts them into tiles of that size, whose missing pixels repeat the frame's edge, and ``resize``
-    scales the whole frame to that size, and the image back.
+    ``fixed_size`` is (height, width) where the graph takes one size only. ``fit`` says what becomes of frames of
+    another size then: ``pad`` cuts them into tiles of that size, whose missing pixels repeat the frame's edge, and
+    ``resize`` scales the whole frame to that size, and the image back.
     """
 
     scale: int
@@ -160,6 +160,14 @@ class Manifest:
         """All outputs that give pictures, the main one first."""
         return tuple(port for port in self.outputs if port.role == "image")
 
+    def image_called(self, name: str | None) -> Port:
+        """The image ``name``, or the main one for None. Raises :class:`UsageError` where there is no such image."""
+        for port in self.images:
+            if name in (None, port.name):
+                return port
+        names = ", ".join(port.name for port in self.images)
+        raise UsageError(f"{self.name} gives no image {str(name)[:80]!r}: choose among {names}")
+
     @property
     def states(self) -> tuple[Port, ...]:
         """The inputs that carry something from frame to frame; empty for a generator without memory."""
@@ -241,11 +249,11 @@ def parse_manifest(text: str | bytes) -> Manifest:
         _check_states(inputs, outputs)
         if geometry.boolean("tileable"):
             raise ManifestError("manifest.geometry.tileable: a generator with a state takes whole frames only")
-    _check_fixed_size(geometry.size("fixed_size"), next(port for port in inputs if port.role == "frame"))
     weights = top.object("weights")
     face = top.content.get("face")
     if face is not None and not isinstance(face, dict):
         raise ManifestError("manifest.face: must be an object or null")
+    _check_fixed_size(geometry.size("fixed_size"), next(port for port in inputs if port.role == "frame"))
     return Manifest(
         name=top.matching("name", _NAME, "letters, digits, dot, dash and underscore"),
         task=top.choice("task", TASKS),

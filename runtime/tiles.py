@@ -288,7 +288,8 @@ class ResizedSession(_AdaptingSession):
         for frame, target in zip(frames, taken, strict=True):
             resized_into(frame, target)
 
-    _bring_back = _bring
+    def _bring_back(self, result: Frames, out: Frames) -> None:
+        self._bring(result, out)
 
 
 def resized_into(image: Frame, target: Frame) -> None:
@@ -302,7 +303,7 @@ def resized_into(image: Frame, target: Frame) -> None:
     least = min(height, image.shape[0]), min(width, image.shape[1])
     if least != image.shape[:2]:
         small = target if least == (height, width) else None
-        image = cv2.resize(image, least[::-1], dst=small, interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(image, least[::-1], dst=small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     if least != (height, width):
         cv2.resize(image, (width, height), dst=target, interpolation=cv2.INTER_CUBIC)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 
+from runtime.errors import GenedgeError
 from runtime.frames import Frames
 
 S = TypeVar("S", bound="Session")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
@@ -38,6 +39,21 @@ class Pending:
     def result(self) -> Frames:
         """The output frames, ``uint8 (N, sH, sW, 3) BGR``."""
         return self._wait()
+
+
+def output_called(name: str | None, outputs: Sequence[str], variant: str) -> str:
+    """``name``, or the first of a model's ``outputs`` for None.
+
+    Raises :class:`GenedgeError` where the model has no such output.
+    """
+    if name is None:
+        return outputs[0]
+    if name not in outputs:
+        raise GenedgeError(
+            f"the {variant} model has the outputs {', '.join(outputs)}, but the manifest describes {name}: "
+            "build the bundle again"
+        )
+    return name
 
 
 class Session(ABC):

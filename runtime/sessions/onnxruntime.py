@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
-from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.base import Pending, Session, SessionInfo, output_called
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 
@@ -35,6 +35,7 @@ class OnnxRuntimeSession(Session):
         scale: output size over input size.
         threads: 0 leaves the choice to ONNX Runtime.
         in_flight: requests that may be under way at once.
+        image: the output that is given, by default the first.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class OnnxRuntimeSession(Session):
         precision: str,
         threads: int = 0,
         in_flight: int = 2,
+        image: str | None = None,
     ) -> None:
         self._session = _load(model, variant, threads)
         self.scale = scale
         self._inputs = [port.name for port in self._session.get_inputs()]
-        self._outputs = [port.name for port in self._session.get_outputs()]
+        self._output = output_called(image, [port.name for port in self._session.get_outputs()], variant)
         self._slots = threading.Semaphore(in_flight)
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="onnxruntime")
         self.info = SessionInfo("onnxruntime", precision, variant, "CPU", threads, in_flight)
@@ -63,7 +65,7 @@ class OnnxRuntimeSession(Session):
             try:
                 binding = self._session.io_binding()
                 binding.bind_input(self._inputs[0], "cpu", 0, np.uint8, frames.shape, frames.ctypes.data)
-                binding.bind_output(self._outputs[0], "cpu", 0, np.uint8, result.shape, result.ctypes.data)
+                binding.bind_output(self._output, "cpu", 0, np.uint8, result.shape, result.ctypes.data)
                 self._session.run_with_iobinding(binding)
                 return result
             except Exception as error:

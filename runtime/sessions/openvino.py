@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
-from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.base import Pending, Session, SessionInfo, output_called
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
@@ -99,6 +99,7 @@ class OpenVinoSession(Session):
         threads: 0 leaves the choice to OpenVINO.
         in_flight: requests that may be under way at once.
         streams: requests that are computed at once; 1 gives the shortest time per frame.
+        image: the output that is given, by default the first.
     """
 
     def __init__(
@@ -112,9 +113,11 @@ class OpenVinoSession(Session):
         threads: int = 0,
         in_flight: int = 2,
         streams: int = 1,
+        image: str | None = None,
         device: str = "CPU",
     ) -> None:
         self._model = _read(model, variant)
+        self._output = output_called(image, [port.any_name for port in self._model.outputs], variant)
         self.scale = scale
         self._device, self._config = device, _config(_hint(precision, float_precision), streams, threads)
         self._in_flight = max(in_flight, streams)
@@ -153,7 +156,7 @@ class OpenVinoSession(Session):
             slot.settle()  # it has the oldest request, so the first to end
             try:
                 slot.request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-                slot.request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
+                slot.request.set_tensor(self._output, openvino.Tensor(out, shared_memory=True))
                 slot.request.start_async()
             except RuntimeError as error:
                 raise GenedgeError(f"OpenVINO refused the frame: {_first_line(error)}") from None

@@ -27,8 +27,9 @@ class Recurrence:
     """The ports of a generator with a state, as its manifest describes them."""
 
     frame: Port
-    image: Port
+    image: Port  # the one that the session gives
     states: tuple[Port, ...]  # each with a source and an initial value
+    others: tuple[Port, ...] = ()  # further images, which are computed and thrown away
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -37,7 +38,8 @@ class Recurrence:
     @property
     def outputs(self) -> frozenset[str]:
         fed_back = {port.source for port in self.states if port.source is not None}
-        return frozenset({self.image.name, *(fed_back - {self.frame.name})})
+        images = {port.name for port in (self.image, *self.others)}
+        return frozenset(images | (fed_back - {self.frame.name}))
 
     def shapes(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape of every input for frames of shape (N, H, W, 3)."""
@@ -49,8 +51,8 @@ class Recurrence:
         return {self.frame.name: frames, **states}
 
 
-def recurrence_of(manifest: Manifest) -> Recurrence | None:
-    """What the manifest says about states, or None for a generator without.
+def recurrence_of(manifest: Manifest, image: Port | None = None) -> Recurrence | None:
+    """What the manifest says about states, or None for a generator without. ``image``: that shall be given, of several.
 
     Raises :class:`GenedgeError` where it does not say what feeds a state.
     """
@@ -60,7 +62,9 @@ def recurrence_of(manifest: Manifest) -> Recurrence | None:
             raise GenedgeError(
                 f"the manifest of {manifest.name} does not say what feeds the state {port.name}: build the bundle again"
             )
-    return Recurrence(manifest.frame, manifest.image, states) if states else None
+    shown = image or manifest.image
+    others = tuple(port for port in manifest.images if port != shown)
+    return Recurrence(manifest.frame, shown, states, others) if states else None
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:
@@ -140,6 +144,7 @@ class RecurrentSession(Session):
         self._stepper, self._recurrence, self._in_flight = stepper, recurrence, in_flight
         self._shape: tuple[int, ...] | None = None
         self._states: list[_State] = []
+        self._unseen: dict[str, Frames] = {}  # where further images go
         self._initial = True  # the states hold their initial values
         self._reset = False  # before the request that is submitted next
         self._lock = threading.Lock()
@@ -170,6 +175,7 @@ class RecurrentSession(Session):
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self._states.clear()
+        self._unseen.clear()
         self._stepper.close()
 
     # -- in the worker thread -------------------------------------------------------------------
@@ -182,7 +188,7 @@ class RecurrentSession(Session):
                 self._restart()
             ports = self._recurrence
             inputs: dict[str, NDArray[Any]] = {ports.frame.name: frames}
-            outputs: dict[str, NDArray[Any]] = {ports.image.name: out}
+            outputs: dict[str, NDArray[Any]] = {ports.image.name: out, **self._unseen}
             for state in self._states:
                 own = self._initial and state.port.initial == "frame"
                 inputs[state.port.name] = frames if own else state.value
@@ -212,6 +218,7 @@ class RecurrentSession(Session):
         self._stepper.specialise(shapes)
         self.info = replace(self._stepper.info, in_flight=self._in_flight)
         frame = self._recurrence.frame.name
+        self._unseen = {port.name: np.empty(self.output_shape(shape), np.uint8) for port in self._recurrence.others}
         self._states = [_State(port, sizes, fed_by_frame=port.source == frame) for port, sizes in states]
         self._initial, self._shape = True, shape
 

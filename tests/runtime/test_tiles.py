@@ -427,14 +427,13 @@ def test_resized_keeps_several_in_flight_apart_and_takes_another_size() -> None:
         assert session.info.in_flight == 3
         alone = [session.infer(frames).copy() for frames in batch]
         pending: list[Pending] = []
-        for frames, wanted in zip(batch, alone, strict=True):
+        results = []
+        for frames in batch:
             if len(pending) == 3:
-                pending.pop(0).result()
+                results.append(pending.pop(0).result())
             pending.append(session.submit(frames))
-            if len(pending) == 3:
-                continue
-        for each, wanted in zip(pending, alone[-len(pending) :], strict=True):
-            assert np.array_equal(each.result(), wanted)
+        results += [each.result() for each in pending]
+    assert all(np.array_equal(found, wanted) for found, wanted in zip(results, alone, strict=True))
     assert inner.most == 3
 
 
