@@ -212,11 +212,12 @@ class _AdaptingSession(Session):
             pending = self._inner.submit(frames, out)
             self.info = self._inner.info
             return pending
-        shape = (count, *size, channels)
+        shape, wanted = (count, *size, channels), self.output_shape(frames.shape)
+        if out is not None and (out.shape != wanted or out.dtype != np.uint8):
+            raise ValueError(f"out must be a uint8 array of {wanted}")
         taken = self._inputs.take(shape)
         self._bring(frames, taken)
         result = self._outputs.take(self._inner.output_shape(shape))
-        wanted = self.output_shape(frames.shape)
         pending = self._inner.submit(taken, result)
         self.info = self._inner.info
         done: Frames | None = None

@@ -384,6 +384,8 @@ def test_resized_goes_to_the_fixed_size_and_back(size: tuple[int, int]) -> None:
         out = np.empty_like(expected)
         assert session.infer(frames, out) is out
         assert np.array_equal(out, expected)
+        with pytest.raises(ValueError, match="out must be a uint8 array"):  # OpenCV would make one of its own
+            session.submit(frames, np.empty((2, 32, 40, 3), np.uint8))
     assert set(inner.shapes) == {(2, 16, 20, 3)}
     assert inner.closed
 
