@@ -200,6 +200,13 @@ class RecurrentSession(Session):
                 state.advance(frames)
             self._initial = False
             return out
+        except GenedgeError as error:
+            if self._initial and (port := _of_one_size(self._recurrence)) is not None:
+                size, sides = f"{frames.shape[2]}x{frames.shape[1]}", "x".join(map(str, port.shape))
+                raise GenedgeError(
+                    f"frames of {size} do not seem to fit the state {port.name}, which is always {sides}: {error}"
+                ) from None
+            raise
         finally:
             self._slots.release()
 
@@ -209,8 +216,12 @@ class RecurrentSession(Session):
         self._initial = True
 
     def _specialise(self, shape: tuple[int, ...]) -> None:
-        self._shape = None
+        self._shape, self._initial = None, True
         self._states.clear()
+        for side, size in zip(self._recurrence.frame.shape, shape, strict=True):
+            if isinstance(side, int) and side != size:
+                wanted = "x".join(map(str, self._recurrence.frame.shape))
+                raise GenedgeError(f"this generator takes frames of {wanted} only, not of {'x'.join(map(str, shape))}")
         shapes = self._recurrence.shapes(shape)
         states = [(port, shapes[port.name]) for port in self._recurrence.states]
         if sum(_bytes(port, sizes) for port, sizes in states) > MAX_STATE_BYTES:
@@ -220,7 +231,17 @@ class RecurrentSession(Session):
         frame = self._recurrence.frame.name
         self._unseen = {port.name: np.empty(self.output_shape(shape), np.uint8) for port in self._recurrence.others}
         self._states = [_State(port, sizes, fed_by_frame=port.source == frame) for port, sizes in states]
-        self._initial, self._shape = True, shape
+        self._shape = shape
+
+
+def _of_one_size(recurrence: Recurrence) -> Port | None:
+    """A state that does not grow with the frame although the frame may have any size, or None."""
+    if all(isinstance(side, int) for side in recurrence.frame.shape[1:]):
+        return None
+    return next(
+        (port for port in recurrence.states if len(port.shape) > 2 and all(isinstance(s, int) for s in port.shape[1:])),
+        None,
+    )
 
 
 def _bytes(port: Port, shape: tuple[int, ...]) -> int:
