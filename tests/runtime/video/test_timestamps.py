@@ -74,7 +74,6 @@ def test_a_frame_after_a_restarted_clock_says_that_something_is_missing(
     assert [index for index, gap in frames if gap] == [40]
 
 
-
 @pytest.mark.parametrize("ticks", [VARIABLE, [tick + 45_678 for tick in VARIABLE]], ids=["from zero", "late start"])
 def test_variable_frame_rate_is_kept(
     tmp_path: Path, make_clip: Callable[..., Path], copy_clip: Any, frame_times: Any, ticks: list[int]
