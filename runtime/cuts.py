@@ -1,7 +1,7 @@
 """Where a video begins anew: cuts, seeks and gaps. A recurrent generator starts afresh there.
 
-Everything here decides about a frame before it is computed, from that frame and those before it: what a generator has
-kept of another shot would shine through the first frames of the new one.
+Everything here decides about a frame before it is computed, from that frame and those before it, so that nothing that a
+generator has kept of another shot gets into the new one.
 """
 
 from __future__ import annotations
