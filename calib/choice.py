@@ -1,4 +1,4 @@
-"""Which frames calibrate best: scene cuts, and a choice that is spread over scenes, brightness and colour.
+"""Which frames calibrate best: a choice that is spread over scenes, brightness and colour.
 
 Pure functions on small descriptions of frames; nothing here reads a picture.
 """
@@ -6,17 +6,9 @@ Pure functions on small descriptions of frames; nothing here reads a picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-# Changes are mean absolute differences of two frames' 8x8 thumbnails, in 8-bit steps. Within a shot real clips stay
-# below 5 mostly and 20 in fast pans; hard cuts measured 20 to 80.
-SURE_CUT = 20.0  # also where everything changes, as between unrelated photos
-LIKELY_CUT = 12.0  # where it stands out SPIKE times above its neighbours
-SPIKE = 3.0
-WINDOW = 2  # neighbours on either side
 
 # 8-bit steps: thumbnails of which no cell differs by more are the same picture, coded anew. A still photo of 288x384 in
 # H.264 moves its cells by at most 2 steps up to CRF 32, and by 4 at CRF 36 (x264 ultrafast).
@@ -48,23 +40,6 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.source)
-
-
-def scene_cuts(changes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a new scene begins: bool (N,), for the change from the frame before to each frame, float (N,).
-
-    A cut is a change that stands out among its neighbours, as PySceneDetect's AdaptiveDetector has it, or a very large
-    one. The first frame is none. An infinite change is always a cut.
-    """
-    finite = np.where(np.isfinite(changes), changes, 0.0)
-    padded, exists = np.pad(finite, WINDOW), np.pad(np.ones(len(finite)), WINDOW)
-    places = [offset for offset in range(2 * WINDOW + 1) if offset != WINDOW]
-    total = sum((padded[place : place + len(finite)] for place in places), np.zeros(len(finite)))
-    count = sum((exists[place : place + len(finite)] for place in places), np.zeros(len(finite)))
-    neighbours = total / np.maximum(count, 1)
-    cuts = (changes >= SURE_CUT) | ((changes >= LIKELY_CUT) & (changes >= SPIKE * neighbours))
-    cuts[:1] = False
-    return np.asarray(cuts, dtype=np.bool_)
 
 
 def choose(candidates: Candidates, count: int, *, run_length: int = 1, seed: int = 0) -> list[int]:

@@ -8,7 +8,6 @@ set, byte for byte, on one machine.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from calib.choice import NEAR, Candidates, choose, scene_cuts
+from calib.choice import NEAR, Candidates, choose
 from calib.index import INDEX_NAME, Index, Picture, is_set, read_index
+from runtime.cuts import CutDetector
 from runtime.errors import EndedEarlyError, GenedgeError, UsageError, printable
 from runtime.folder import new_folder
 from runtime.frames import Frame, SizeRule
@@ -215,8 +215,8 @@ def _survey(
 ) -> _Survey:
     """Describe a source's distinct frames, at most ``most`` of them, evenly spread."""
     survey = _Survey(Tally(_name(uri)))
-    changes = array("f")  # 4 bytes a frame, 0.4 MB an hour
-    before: NDArray[np.uint8] | None = None
+    begins = bytearray()  # a byte a frame, 90 kB an hour
+    is_cut, whole = CutDetector(), False  # whether the frame before was one that the detector has seen
     last: NDArray[np.uint8] | None = None  # thumbnail of the last distinct frame
     stride, distinct = 1, 0
     for index, image, time in _frames(uri, note):
@@ -225,13 +225,14 @@ def _survey(
         survey.largest = max(survey.largest, (height, width), key=lambda size: (min(size), max(size)))
         if not wanted.takes(height, width):
             survey.small += 1
-            changes.append(np.inf)  # no run goes on across it
-            before = None
+            begins.append(True)  # no run goes on across it
+            is_cut.forget()
+            whole = False
             continue
+        begins.append(is_cut(image) or not whole)
+        whole = True
         reduced = _reduced(image, wanted.size or (height, width))
         thumbnail = _cells(reduced, THUMBNAIL).reshape(-1)
-        changes.append(np.inf if before is None else float(_difference(thumbnail, before).mean()))
-        before = thumbnail
         if int(np.ptp(reduced.reshape(-1, 3), axis=0).max()) <= FLAT:
             survey.flat += 1
             continue
@@ -245,15 +246,15 @@ def _survey(
                 survey.described = survey.described[::2]
                 stride *= 2
         distinct += 1
-    _cut_scenes(survey, np.asarray(changes), wanted.run_length)
+    _cut_scenes(survey, np.frombuffer(begins, dtype=np.bool_), wanted.run_length)
     _note_left_out(survey, wanted, note)
     return survey
 
 
-def _cut_scenes(survey: _Survey, changes: NDArray[np.float32], run_length: int) -> None:
-    """Number the scenes, and drop starts of runs that would cross a cut or the end."""
-    scene = np.cumsum(scene_cuts(changes))
-    survey.tally.frames = len(changes)
+def _cut_scenes(survey: _Survey, begins: NDArray[np.bool_], run_length: int) -> None:
+    """Number the scenes by the frames that begin one, and drop starts of runs that would cross a cut or the end."""
+    scene = np.cumsum(begins) - 1  # the first frame begins one in any case
+    survey.tally.frames = len(begins)
     survey.tally.scenes = int(scene[-1]) + 1 if len(scene) > survey.small else 0
     kept = []
     for description in survey.described:

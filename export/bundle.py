@@ -84,10 +84,12 @@ def draft_manifest(
             *(_code_input(condition, frame) for condition in loaded.conditions),
         ),
         outputs=(
-            Port("image", "image", "uint8", (*scaled, 3)),
+            *(Port(name, "image", "uint8", (*scaled, 3)) for name in ("image", *(more.name for more in loaded.images))),
             *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
         ),
-        geometry=Geometry(scale, loaded.size_rule, halo, loaded.tileable, shape),
+        geometry=Geometry(
+            scale, loaded.size_rule, halo, loaded.tileable, shape, loaded.fit if shape is not None else "pad"
+        ),
         artifacts={},
         limits={},
         golden=(),

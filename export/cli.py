@@ -304,6 +304,7 @@ def _inspect(options: argparse.Namespace) -> int:
     manifest = bundle.manifest
     geometry = manifest.geometry
     size = "x".join(map(str, geometry.fixed_size)) if geometry.fixed_size else "any"
+    size += " (other frames are resized)" if geometry.fit == "resize" else ""
     print(f"{manifest.name}: {manifest.task}, generator {manifest.generator}, scale {geometry.scale}")
     print(f"weights: sha256 {manifest.weights.sha256[:16]}…, licence {printable(manifest.weights.licence)}")
     print(f"trained on: {printable(manifest.weights.trained_on)}")

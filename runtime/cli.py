@@ -122,6 +122,16 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
     )
+    running.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="[STAGE:]NAME",
+        help="which image of a bundle that gives several; STAGE counts the bundles from 1 (default: the last one)",
+    )
+    running.add_argument(
+        "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
+    )
     running.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")
     running.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
     running.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
@@ -147,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("bundle", metavar="BUNDLE")
     _engine_options(bench)
     bench.add_argument(
-        "--size", type=frame_size, default=(360, 640), metavar="HxW", help="frame size (default: 360x640)"
+        "--size", type=frame_size, metavar="HxW", help="frame size (default: the bundle's own, else 360x640)"
     )
     bench.add_argument(
         "--rounds", type=_count, default=20, metavar="N", help="timed frames of each variant (default: 20)"
@@ -222,6 +232,7 @@ def _run(options: argparse.Namespace) -> int:
 
     check_sink(options.output, overwrite=options.overwrite)
     bundles = [open_bundle(place) for place in options.bundle]
+    images = _images(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     controls = _controls(options, bundles)
     wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
@@ -230,9 +241,16 @@ def _run(options: argparse.Namespace) -> int:
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
         stages = []
-        for bundle, choice in zip(bundles, choices, strict=True):
+        for bundle, choice, image in zip(bundles, choices, images, strict=True):
             session = open_stage(
-                bundle, choice, height, width, tile=options.tile, threads=options.threads, live=source.info.live
+                bundle,
+                choice,
+                height,
+                width,
+                tile=options.tile,
+                threads=options.threads,
+                live=source.info.live,
+                image=image,
             )
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
@@ -282,6 +300,20 @@ def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
     return controls
 
 
+def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None]:
+    """The image that each stage gives, None for its main one."""
+    images: list[str | None] = [None] * len(bundles)
+    for wish in wishes:
+        stage, colon, name = wish.rpartition(":")
+        number = int(stage) if stage.isdecimal() else len(bundles)
+        if (colon and not stage.isdecimal()) or not 0 < number <= len(bundles):
+            raise UsageError(f"--image {wish}: the stage before the colon is a number from 1 to {len(bundles)}")
+        if images[number - 1] is not None:
+            raise UsageError(f"--image {wish}: stage {number} has its image already, and a stage gives one")
+        images[number - 1] = bundles[number - 1].manifest.image_called(name).name
+    return images
+
+
 class _StoppingSink:
     """Passes everything on, and stops the run once the viewer has closed the window."""
 
@@ -310,9 +342,14 @@ class _Job:
         controls: Controls,
     ) -> None:
         self.controls = controls
+        from runtime.cuts import Beginnings
+
         self.options, self.source, self.sink = options, source, sink
         self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
         self.report: PipelineReport | None = None
+        # nobody is reset where there is no state, so nobody needs to look
+        recurrent = any(bundle.manifest.states for bundle in bundles)
+        self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
 
     def run(self) -> int:
         from runtime.pipeline import run_pipeline
@@ -332,6 +369,7 @@ class _Job:
                 stop=stop,
                 max_frames=self.options.max_frames,
                 on_report=self._keep,
+                begins=self.beginnings,
             )
             outcome = "complete"
         except KeyboardInterrupt:
@@ -388,13 +426,21 @@ class _Job:
                     "device": stage.info.device,
                     "threads": stage.info.threads,
                     "in_flight": stage.info.in_flight,
+                    "image": image or bundle.manifest.image.name,
                     "codes": self.controls.said(index),
                 }
-                for index, (bundle, choice, stage) in enumerate(
-                    zip(self.bundles, self.choices, self.stages, strict=True)
+                for index, (bundle, choice, stage, image) in enumerate(
+                    zip(
+                        self.bundles,
+                        self.choices,
+                        self.stages,
+                        _images(self.options.image, self.bundles),
+                        strict=True,
+                    )
                 )
             ],
             **report.to_dict(),
+            "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }
 
@@ -488,7 +534,7 @@ def _bench(options: argparse.Namespace) -> int:
     if not options.rounds:
         raise UsageError("--rounds must be at least 1")
     bundle = open_bundle(options.bundle)
-    height, width = options.size
+    height, width = options.size or bundle.manifest.geometry.fixed_size or (360, 640)
     timings = bench(bundle, _choices(bundle, options), height, width, options.rounds, options.threads)
     best = min(timing.median_ms for timing in timings)
     rows = [

@@ -28,6 +28,7 @@ TASKS = ("super-resolution", "translation", "face-deid", "face-detection")
 ROLES = ("frame", "code", "state", "image")
 DTYPES = ("uint8", "float32", "float16", "int64")
 INITIALS = ("zeros", "frame")  # what a state holds before the first step
+FITS = ("pad", "resize")  # what becomes of frames that are not of the fixed size
 VARIANTS = ("fp32", "fp16", "int8", "int8-strong", "int8-ort")
 FLOAT_PRECISIONS = ("fp32", "bf16")
 LIMIT_KEYS = (*VARIANTS, "bf16")  # bf16 is a precision of the fp32 artifact with limits of its own
@@ -84,7 +85,9 @@ class Geometry:
     """How input and output sizes relate, and how the frame may be cut.
 
     ``halo`` is in input pixels: how far away a pixel can still change an output pixel, measured.
-    ``fixed_size`` is (height, width) where the graph takes one size only.
+    ``fixed_size`` is (height, width) where the graph takes one size only. ``fit`` says what becomes of frames of
+    another size then: ``pad`` cuts them into tiles of that size, whose missing pixels repeat the frame's edge, and
+    ``resize`` scales the whole frame to that size, and the image back.
     """
 
     scale: int
@@ -92,6 +95,7 @@ class Geometry:
     halo: int
     tileable: bool
     fixed_size: tuple[int, int] | None
+    fit: str = "pad"
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,21 @@ class Manifest:
 
     @property
     def image(self) -> Port:
-        """The output that gives the pictures."""
-        return next(port for port in self.outputs if port.role == "image")
+        """The output that gives the pictures; of several, the first, which is the main one."""
+        return self.images[0]
+
+    @property
+    def images(self) -> tuple[Port, ...]:
+        """All outputs that give pictures, the main one first."""
+        return tuple(port for port in self.outputs if port.role == "image")
+
+    def image_called(self, name: str | None) -> Port:
+        """The image ``name``, or the main one for None. Raises :class:`UsageError` where there is no such image."""
+        for port in self.images:
+            if name in (None, port.name):
+                return port
+        names = ", ".join(port.name for port in self.images)
+        raise UsageError(f"{self.name} gives no image {str(name)[:80]!r}: choose among {names}")
 
     @property
     def states(self) -> tuple[Port, ...]:
@@ -190,7 +207,7 @@ class Manifest:
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
         rule = self.geometry.size_rule
-        geometry = {
+        geometry: dict[str, Any] = {
             "scale": self.geometry.scale,
             "minimum": rule.minimum,
             "multiple": rule.multiple,
@@ -198,6 +215,8 @@ class Manifest:
             "tileable": self.geometry.tileable,
             "fixed_size": self.geometry.fixed_size,
         }
+        if self.geometry.fit != "pad":  # as a manifest that does not mention it is read
+            geometry["fit"] = self.geometry.fit
         limits = {
             variant: {key: value for key, value in asdict(limit).items() if value is not None}
             for variant, limit in self.limits.items()
@@ -241,13 +260,17 @@ def parse_manifest(text: str | bytes) -> Manifest:
         ("inputs", inputs, "frame", ("code", "state")),
         ("outputs", outputs, "image", ("state",)),
     ):
-        if sum(port.role == role for port in ports) != 1:
-            raise ManifestError(f"manifest.{side}: needs exactly one port with the role {role}")
+        found = [port.shape for port in ports if port.role == role]
+        if not found or (role == "frame" and len(found) > 1):
+            exactly = "exactly one port" if role == "frame" else "a port"
+            raise ManifestError(f"manifest.{side}: needs {exactly} with the role {role}")
         for port in ports:
             if port.role == role and (port.dtype != "uint8" or len(port.shape) != 4 or port.shape[3] != 3):
                 raise ManifestError(f"manifest.{side}: the {role} must be uint8 of shape (n, h, w, 3)")
             if port.role != role and port.role not in others:
                 raise ManifestError(f"manifest.{side}: the role {port.role} does not belong here")
+        if len(set(found)) > 1:
+            raise ManifestError(f"manifest.{side}: all with the role {role} must have the shape of the first")
         if len({port.name for port in ports}) != len(ports):
             raise ManifestError(f"manifest.{side}: two ports have the same name")
     for index, port in enumerate(outputs):
@@ -262,6 +285,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
     face = top.content.get("face")
     if face is not None and not isinstance(face, dict):
         raise ManifestError("manifest.face: must be an object or null")
+    _check_fixed_size(geometry.size("fixed_size"), next(port for port in inputs if port.role == "frame"))
     return Manifest(
         name=top.matching("name", _NAME, "letters, digits, dot, dash and underscore"),
         task=top.choice("task", TASKS),
@@ -278,6 +302,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
             halo=geometry.integer("halo", 0, MAX_SIDE),
             tileable=geometry.boolean("tileable"),
             fixed_size=geometry.size("fixed_size"),
+            fit=_fit(geometry),
         ),
         artifacts=artifacts,
         limits=limits,
@@ -545,6 +570,23 @@ def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
         fed.add(port.source)
     if unused := sorted(set(results) - fed):
         raise ManifestError(f"manifest.outputs: the state {unused[0]} feeds nothing")
+
+
+def _check_fixed_size(fixed_size: tuple[int, int] | None, frame: Port) -> None:
+    """A frame whose shape is numbers is of that size only, so nobody may learn it from the engine's complaint."""
+    height, width = frame.shape[1:3]
+    for place, side in enumerate((height, width)):
+        if isinstance(side, int) and (fixed_size is None or fixed_size[place] != side):
+            raise ManifestError(
+                f"manifest.geometry.fixed_size: the frame is {height}x{width} (height x width), so this must be too"
+            )
+
+
+def _fit(geometry: _Reader) -> str:
+    fit = geometry.choice("fit", FITS) if "fit" in geometry.content else "pad"
+    if fit == "resize" and geometry.size("fixed_size") is None:
+        raise ManifestError("manifest.geometry.fit: resize needs a fixed_size to resize to")
+    return fit
 
 
 def _artifact(reader: _Reader) -> Artifact:

@@ -126,6 +126,7 @@ def run_pipeline(
     max_frames: int | None = None,
     patience: float = PATIENCE,
     on_report: Callable[[PipelineReport], None] | None = None,
+    begins: Callable[[F], bool] | None = None,
 ) -> PipelineReport:
     """Run every frame of ``source`` through ``stages`` in order and into ``sink``, and finalise the sink.
 
@@ -144,6 +145,8 @@ def run_pipeline(
         patience: seconds. Once the run is ending, a call into source, session or sink during which
             nothing moves for so long is left behind. (While it is not ending, waiting has no limit.)
         on_report: gets the report in every case, also just before an error is raised.
+        begins: asked about every frame once, in order, such as :class:`runtime.cuts.Beginnings`: whether it knows
+            nothing of those before. Every stage is then reset before that frame.
 
     Raises:
         VideoError: a call did not return in time (see ``patience``).
@@ -153,7 +156,7 @@ def run_pipeline(
     """
     if queue_size < 1:
         raise ValueError("queue_size must be at least 1")
-    run = _Run(source, stages, sink, queue_size, progress, stop, max_frames, patience)
+    run = _Run(source, stages, sink, queue_size, progress, stop, max_frames, patience, begins)
     supervisor = threading.Thread(target=run.supervise, name="pipeline", daemon=True)
     # This thread only waits and counts Ctrl-C. It holds no lock of the pipeline, so an interrupt at any place
     # here leaves nothing locked. It does not join the supervisor: up to Python 3.12, Thread.join that is
@@ -281,6 +284,7 @@ class _Item(Generic[F]):
     images: Frames  # (1, H, W, 3), the memory of frame.image
     ring: _Ring | None
     begun: float  # when its decoding began
+    anew: bool  # it knows nothing of the frames before it
 
     def free(self) -> None:
         """The image has been read for the last time."""
@@ -334,6 +338,8 @@ class _Stage(Generic[F]):
                     break
                 begin = time.perf_counter()
                 with self.clock.calling("submit"):
+                    if item.anew:
+                        self._session.reset()  # counts from the next submit on, whatever is under way
                     pending = self._session.submit(item.images, out)
                 self._pending.put((item, out, pending, begin))
                 self._run.moved()
@@ -371,6 +377,7 @@ class _Stage(Generic[F]):
                         images,
                         self._ring if images is out else None,
                         item.begun,
+                        item.anew,
                     )
                 )
                 self._run.moved()
@@ -391,7 +398,9 @@ class _Run(Generic[F]):
         stop: threading.Event | None,
         max_frames: int | None,
         patience: float,
+        begins: Callable[[F], bool] | None,
     ) -> None:
+        self._begins = begins
         self._source, self._sink, self._progress = source, sink, progress
         self._stop, self._max_frames, self._patience = stop, max_frames, patience
         self._queue_size = queue_size
@@ -457,7 +466,8 @@ class _Run(Generic[F]):
                 if frame is None:
                     break
                 self._read.add(begin, time.perf_counter())
-                if not onward.put(_Item(frame, frame.image[None], None, begin)):
+                anew = self._begins is not None and self._begins(frame)
+                if not onward.put(_Item(frame, frame.image[None], None, begin, anew)):
                     break
                 del frame  # its image is freed as soon as the stage has read it
                 count += 1

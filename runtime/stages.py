@@ -20,6 +20,7 @@ def open_stage(
     tile: int | None = None,
     threads: int = 0,
     live: bool = False,
+    image: str | None = None,
 ) -> Session:
     """A session for frames of ``height x width`` pixels; the caller closes it.
 
@@ -29,7 +30,8 @@ def open_stage(
         tile: see :func:`runtime.tiles.fit_session`.
         threads: of the engine, 0 lets it choose.
         live: somebody waits for each frame: the shortest time a frame instead of the most frames a second.
+        image: which of the generator's images, by default the main one.
     """
     streams = 1 if live or bundle.manifest.states else FILE_STREAMS  # a state makes each frame wait for the last one
-    session = open_session(bundle, choice, threads=threads, streams=streams, in_flight=streams + 1)
+    session = open_session(bundle, choice, threads=threads, streams=streams, in_flight=streams + 1, image=image)
     return fit_session(session, bundle.manifest.geometry, height, width, tile)

@@ -1,4 +1,4 @@
-"""Frames of any size through a session: padding to the generator's size rule, and exact tiles.
+"""Frames of any size through a session: padding to the generator's size rule, exact tiles, resizing.
 
 A tile reads a window of the frame and keeps only the part of the result whose whole receptive field
 (the *halo*) lies in the window, or reaches over the frame's true border, where the network pads with
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import abstractmethod
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 
 from runtime.codes import Numbers
 from runtime.errors import UsageError
-from runtime.frames import Frames, SizeRule
+from runtime.frames import Frame, Frames, SizeRule
 from runtime.manifest import Geometry
 from runtime.sessions.base import Pending, Session
 from runtime.sessions.codes import CodeInputs, Held, check_map
@@ -178,10 +180,13 @@ class _Spare:
 
 
 class _Codes:
-    """Hands codes on to an inner session, maps in the size that it takes. Only one thread calls it."""
+    """Hands codes on to an inner session, maps in the size that it takes. Only one thread calls it.
 
-    def __init__(self, inner: Session) -> None:
-        self._inner = inner
+    ``resizes``: a map of another size is resized, nearest neighbour, instead of padded.
+    """
+
+    def __init__(self, inner: Session, *, resizes: bool = False) -> None:
+        self._inner, self._resizes = inner, resizes
         self._given: dict[str, tuple[Numbers, tuple[int, ...]]] = {}  # the values, and how a map was cut
 
     def give(self, codes: Held, padded: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> None:
@@ -195,8 +200,14 @@ class _Codes:
             fitting = values
             if values.ndim == 3:
                 top, left, height, width = window or (0, 0, *padded)
-                rows = np.minimum(np.arange(top, top + height), values.shape[1] - 1)
-                columns = np.minimum(np.arange(left, left + width), values.shape[2] - 1)
+                if self._resizes:
+                    rows, columns = (
+                        np.arange(side) * own // side
+                        for side, own in zip((height, width), values.shape[1:], strict=True)
+                    )
+                else:
+                    rows = np.minimum(np.arange(top, top + height), values.shape[1] - 1)
+                    columns = np.minimum(np.arange(left, left + width), values.shape[2] - 1)
                 fitting = values[:, rows][:, :, columns]
             self._inner.set_code(name, fitting)
             self._given[name] = values, cut
@@ -216,59 +227,69 @@ def _codes_for(session: Session, height: int, width: int) -> Held:
     return codes
 
 
-class FittedSession(Session):
-    """Pads frames that break the generator's size rule by repeating their edge, and crops the result.
+class _AdaptingSession(Session):
+    """Brings frames to a size that the inner session takes, and its result to where it belongs.
 
-    Maps among the codes are padded alike. Frames that keep the rule go through untouched and without a copy. The inner
-    session belongs to this one and is closed with it.
-
-    Args:
-        inner: takes frames that keep ``rule``.
-        rule: from the bundle's geometry.
+    Maps among the codes are brought there alike. Frames that have such a size already go through untouched and without
+    a copy. The inner session belongs to this one and is closed with it.
     """
 
-    def __init__(self, inner: Session, rule: SizeRule) -> None:
-        self._inner, self._rule = inner, rule
+    def __init__(self, inner: Session) -> None:
+        self._inner = inner
         self._inputs, self._outputs = _Spare(), _Spare()
         self._shape: tuple[int, ...] | None = None
         self.scale, self.info = inner.scale, inner.info
         self.code_inputs, self._codes = CodeInputs(inner.codes, inner.code_inputs.maps), _Codes(inner)
 
+    @abstractmethod
+    def _taken(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that the inner session gets for frames of ``height x width`` pixels."""
+
+    @abstractmethod
+    def _bring(self, frames: Frames, taken: Frames) -> None:
+        """Write ``frames`` (N, H, W, 3) into ``taken``, which has the inner session's size."""
+
+    @abstractmethod
+    def _bring_back(self, result: Frames, out: Frames) -> None:
+        """Write the inner session's ``result`` into ``out``, which has the size that belongs to the frames."""
+
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
-        if frames.shape != self._shape:  # padded, both shapes may be the same, so that the inner session sees no change
+        if frames.shape != self._shape:  # for the inner session both shapes may be the same, so that it sees no change
             self._inner.reset()
             self._shape = frames.shape
         count, height, width, channels = frames.shape
+        size = self._taken(height, width)
         if self.codes:
-            self._codes.give(_codes_for(self, height, width), self._rule.padded(height, width))
-        if self._rule.allows(height, width):
+            self._codes.give(_codes_for(self, height, width), size)
+        if size == (height, width):
             pending = self._inner.submit(frames, out)
             self.info = self._inner.info
             return pending
-        shape = (count, *self._rule.padded(height, width), channels)
-        padded = pad_frames(frames, shape[1], shape[2], self._inputs.take(shape))
-        large = self._outputs.take(self._inner.output_shape(shape))
-        wanted = self.output_shape(frames.shape)
-        pending = self._inner.submit(padded, large)
+        shape, wanted = (count, *size, channels), self.output_shape(frames.shape)
+        if out is not None and (out.shape != wanted or out.dtype != np.uint8):
+            raise ValueError(f"out must be a uint8 array of {wanted}")
+        taken = self._inputs.take(shape)
+        self._bring(frames, taken)
+        result = self._outputs.take(self._inner.output_shape(shape))
+        pending = self._inner.submit(taken, result)
         self.info = self._inner.info
         done: Frames | None = None
 
         def wait() -> Frames:
             nonlocal done
             if done is None:
-                large = pending.result()
-                part = large[:, : wanted[1], : wanted[2]]
+                result = pending.result()
                 done = np.empty(wanted, dtype=np.uint8) if out is None else out
-                np.copyto(done, part)
-                self._inputs.give(padded)
-                self._outputs.give(large)
+                self._bring_back(result, done)
+                self._inputs.give(taken)
+                self._outputs.give(result)
             return done
 
         return Pending(wait)
 
     def warm_up(self, shape: tuple[int, int, int, int]) -> None:
         self._codes.forget()
-        self._inner.warm_up((shape[0], *self._rule.padded(shape[1], shape[2]), shape[3]))
+        self._inner.warm_up((shape[0], *self._taken(shape[1], shape[2]), shape[3]))
         self.info = self._inner.info
 
     def reset(self) -> None:
@@ -276,6 +297,70 @@ class FittedSession(Session):
 
     def close(self) -> None:
         self._inner.close()
+
+
+class FittedSession(_AdaptingSession):
+    """Pads frames that break the generator's size rule by repeating their edge, and crops the result.
+
+    Args:
+        inner: takes frames that keep ``rule``.
+        rule: from the bundle's geometry.
+    """
+
+    def __init__(self, inner: Session, rule: SizeRule) -> None:
+        super().__init__(inner)
+        self._rule = rule
+
+    def _taken(self, height: int, width: int) -> tuple[int, int]:
+        return self._rule.padded(height, width)
+
+    def _bring(self, frames: Frames, taken: Frames) -> None:
+        pad_frames(frames, taken.shape[1], taken.shape[2], taken)
+
+    def _bring_back(self, result: Frames, out: Frames) -> None:
+        np.copyto(out, result[:, : out.shape[1], : out.shape[2]])
+
+
+class ResizedSession(_AdaptingSession):
+    """Resizes frames to the one size that the generator takes, and the image back to ``scale`` times the frame's size.
+
+    The aspect ratio follows: a wide frame is squeezed into a square one and stretched again afterwards. See
+    :func:`resized_into` for the way it is done.
+
+    Args:
+        inner: takes frames of ``size``.
+        size: (height, width) in pixels.
+    """
+
+    def __init__(self, inner: Session, size: tuple[int, int]) -> None:
+        super().__init__(inner)
+        self._size, self._codes = size, _Codes(inner, resizes=True)
+
+    def _taken(self, height: int, width: int) -> tuple[int, int]:
+        return self._size
+
+    def _bring(self, frames: Frames, taken: Frames) -> None:
+        for frame, target in zip(frames, taken, strict=True):
+            resized_into(frame, target)
+
+    def _bring_back(self, result: Frames, out: Frames) -> None:
+        self._bring(result, out)
+
+
+def resized_into(image: Frame, target: Frame) -> None:
+    """Resize ``image`` into ``target``, both uint8 (H, W, 3).
+
+    An axis that shrinks is averaged (OpenCV's INTER_AREA, which does not alias), one that grows is interpolated
+    (INTER_CUBIC). Where one shrinks and the other grows, that is done one after the other, the shrinking first, since
+    OpenCV's INTER_AREA does not interpolate and its INTER_CUBIC does not average.
+    """
+    height, width = target.shape[:2]
+    least = min(height, image.shape[0]), min(width, image.shape[1])
+    if least != image.shape[:2]:
+        small = target if least == (height, width) else None
+        image = np.asarray(cv2.resize(image, least[::-1], dst=small, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if least != (height, width):
+        cv2.resize(image, (width, height), dst=target, interpolation=cv2.INTER_CUBIC)
 
 
 class _Job:
@@ -458,7 +543,8 @@ def fit_session(session: Session, geometry: Geometry, height: int, width: int, t
         geometry: of the bundle's manifest.
         height, width: the frames to come, in pixels.
         tile: side of the tiles in pixels, 0 for whole frames, None to choose: whole frames up to
-            ``WHOLE_FRAME_PIXELS``, tiles beyond. A graph of one fixed size is always given tiles of that size.
+            ``WHOLE_FRAME_PIXELS``, tiles beyond. A graph of one fixed size is always given tiles of that size, or the
+            frame resized to it, as ``geometry.fit`` says.
 
     Raises :class:`UsageError` where the generator cannot be tiled or the tile does not fit; the session is then closed.
     """
@@ -471,10 +557,13 @@ def fit_session(session: Session, geometry: Geometry, height: int, width: int, t
                 )
             if geometry.fixed_size == (height, width):
                 return session
+            if geometry.fit == "resize":
+                return ResizedSession(session, geometry.fixed_size)
             if not geometry.tileable:
                 raise UsageError(
                     f"this bundle takes frames of {_size(geometry.fixed_size)} only and cannot be tiled, "
-                    f"but the input is {width}x{height}"
+                    f"but the input is {width}x{height}: resize the input to that size first, "
+                    f"or build the bundle for yours (export build --shape {height}x{width})"
                 )
             return TiledSession(session, *geometry.fixed_size, geometry.halo, rule, fixed_shape=True)
         if tile and not geometry.tileable:

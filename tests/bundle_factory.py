@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from runtime.codes import Code, numbers_of
 from runtime.frames import Frame, Frames, SizeRule
-from runtime.manifest import Artifact, FileRef, Geometry, Golden, Limits, Manifest, Port, Weights
+from runtime.manifest import Artifact, FileRef, Geometry, Golden, Limits, Manifest, Port, Weights, parse_manifest
 
 OPSET, IR_VERSION = 17, 8
 
@@ -74,6 +74,40 @@ def upscale_model(scale: int = 2, brightness: float = 0.0) -> bytes:
         low=np.float32(0),
         high=np.float32(255),
     )
+
+
+SECOND = Port("negative", "image", "uint8", ("n", "sh", "sw", 3))
+
+
+def with_negative(model: bytes, gives: str = "image") -> bytes:
+    """``model`` with a second image ``SECOND``: the first one's negative, 255 minus each value."""
+    changed = onnx.load_model_from_string(model)
+    cast = next(node for node in changed.graph.node if gives in node.output)
+    changed.graph.node.extend(
+        [
+            helper.make_node("Sub", ["white", cast.input[0]], ["inverted"]),
+            helper.make_node("Cast", ["inverted"], [SECOND.name], to=TensorProto.UINT8),
+        ]
+    )
+    changed.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(255), "white"))
+    size = ["n", "sh", "sw", 3]
+    changed.graph.output.insert(1, helper.make_tensor_value_info(SECOND.name, TensorProto.UINT8, size))
+    onnx.checker.check_model(changed)
+    data: bytes = changed.SerializeToString()
+    return data
+
+
+def add_negative(folder: Path) -> Path:
+    """Give a bundle of this module the second image ``SECOND``. Returns the folder."""
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    artifacts = {}
+    for variant, artifact in manifest.artifacts.items():
+        file = add_file(folder, artifact.file, with_negative((folder / artifact.file).read_bytes()))
+        artifacts[variant] = replace(artifact, sha256=file.sha256)
+    write_parity(folder, artifacts)
+    first, *states = manifest.outputs
+    write_manifest(folder, replace(manifest, outputs=(first, SECOND, *states), artifacts=artifacts))
+    return folder
 
 
 STATES = (

@@ -124,7 +124,15 @@ def taken_unasked(psnr_db: float, delta_e: float) -> bool:
     return psnr_db >= ALONE_PSNR_DB and delta_e <= ALONE_DELTA_E
 
 
-def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1) -> Session:
+def open_session(
+    bundle: Bundle,
+    choice: Choice,
+    *,
+    threads: int = 0,
+    in_flight: int = 2,
+    streams: int = 1,
+    image: str | None = None,
+) -> Session:
     """Load the chosen variant into its engine. The caller closes the session.
 
     Args:
@@ -132,24 +140,36 @@ def open_session(bundle: Bundle, choice: Choice, *, threads: int = 0, in_flight:
         in_flight: requests that may be under way at once.
         streams: requests that OpenVINO computes at once, each with a share of the threads. One gives the shortest time
             a frame, more give more frames a second. A generator with a state has one in any case.
+        image: name of the output that the session gives, of several; None for the main one.
 
-    Raises :class:`GenedgeError` for a damaged bundle, or one that the engine cannot run.
+    Raises :class:`GenedgeError` for a damaged bundle, or one that the engine cannot run, and :class:`UsageError` for an
+    image that it does not have.
     """
     model = bundle.read_model(choice.variant)
-    return session_for(model, bundle.manifest, choice, threads=threads, in_flight=in_flight, streams=streams)
+    return session_for(
+        model, bundle.manifest, choice, threads=threads, in_flight=in_flight, streams=streams, image=image
+    )
 
 
 def session_for(
-    model: bytes, manifest: Manifest, choice: Choice, *, threads: int = 0, in_flight: int = 2, streams: int = 1
+    model: bytes,
+    manifest: Manifest,
+    choice: Choice,
+    *,
+    threads: int = 0,
+    in_flight: int = 2,
+    streams: int = 1,
+    image: str | None = None,
 ) -> Session:
     """A session for a model that lies in no bundle yet: ``model`` is the ONNX file's bytes, ``manifest`` describes its
     ports. Otherwise as :func:`open_session`."""
-    scale, recurrence = manifest.geometry.scale, recurrence_of(manifest)
+    shown = manifest.image_called(image)
+    scale, recurrence = manifest.geometry.scale, recurrence_of(manifest, shown)
     if recurrence is not None:
         stepper = _open_stepper(model, manifest, recurrence, choice, threads)
         return RecurrentSession(stepper, recurrence, scale, in_flight=in_flight)
     codes = code_ports(manifest)
-    ports = Recurrence(manifest.frame, manifest.image, (), codes) if codes else None
+    ports = Recurrence(manifest.frame, shown, (), codes) if codes else None
     if choice.backend == "openvino":
         from runtime.sessions.openvino import OpenVinoSession
 
@@ -163,6 +183,7 @@ def session_for(
             in_flight=in_flight,
             streams=streams,
             ports=ports,
+            image=shown.name,
         )
     from runtime.sessions.onnxruntime import OnnxRuntimeSession
 
@@ -174,6 +195,7 @@ def session_for(
         threads=threads,
         in_flight=in_flight,
         ports=ports,
+        image=shown.name,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from runtime.codes import Code
+from runtime.errors import GenedgeError
 from runtime.frames import Frames
 from runtime.sessions.codes import NO_CODES, CodeInputs
 
@@ -41,6 +42,21 @@ class Pending:
     def result(self) -> Frames:
         """The output frames, ``uint8 (N, sH, sW, 3) BGR``."""
         return self._wait()
+
+
+def output_called(name: str | None, outputs: Sequence[str], variant: str) -> str:
+    """``name``, or the first of a model's ``outputs`` for None.
+
+    Raises :class:`GenedgeError` where the model has no such output.
+    """
+    if name is None:
+        return outputs[0]
+    if name not in outputs:
+        raise GenedgeError(
+            f"the {variant} model has the outputs {', '.join(outputs)}, but the manifest describes {name}: "
+            "build the bundle again"
+        )
+    return name
 
 
 class Session(ABC):

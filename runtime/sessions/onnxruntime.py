@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
-from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.base import Pending, Session, SessionInfo, output_called
 from runtime.sessions.codes import CodeInputs
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
@@ -37,6 +37,7 @@ class OnnxRuntimeSession(Session):
         threads: 0 leaves the choice to ONNX Runtime.
         in_flight: requests that may be under way at once.
         ports: of a generator with codes, as its manifest describes them.
+        image: the output that is given, by default the first.
     """
 
     def __init__(
@@ -49,15 +50,17 @@ class OnnxRuntimeSession(Session):
         threads: int = 0,
         in_flight: int = 2,
         ports: Recurrence | None = None,
+        image: str | None = None,
     ) -> None:
         self._session = _load(model, variant, threads)
         self.scale = scale
         self._inputs = [port.name for port in self._session.get_inputs()]
-        self._outputs = [port.name for port in self._session.get_outputs()]
+        outputs = [port.name for port in self._session.get_outputs()]
+        self._output = output_called(image, outputs, variant)
         if ports is not None:
-            check_ports(ports, self._inputs, self._outputs, variant)
+            check_ports(ports, self._inputs, outputs, variant)
             self.code_inputs = CodeInputs.of(ports.codes)
-            self._inputs, self._outputs = [ports.frame.name], [ports.image.name]
+            self._inputs = [ports.frame.name]
         self._slots = threading.Semaphore(in_flight)
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="onnxruntime")
         self.info = SessionInfo("onnxruntime", precision, variant, "CPU", threads, in_flight)
@@ -73,7 +76,7 @@ class OnnxRuntimeSession(Session):
                 binding.bind_input(self._inputs[0], "cpu", 0, np.uint8, frames.shape, frames.ctypes.data)
                 for name, array in codes.items():
                     binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-                binding.bind_output(self._outputs[0], "cpu", 0, np.uint8, result.shape, result.ctypes.data)
+                binding.bind_output(self._output, "cpu", 0, np.uint8, result.shape, result.ctypes.data)
                 self._session.run_with_iobinding(binding)
                 return result
             except Exception as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
-from runtime.sessions.base import Pending, Session, SessionInfo
+from runtime.sessions.base import Pending, Session, SessionInfo, output_called
 from runtime.sessions.codes import CodeInputs
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 
@@ -102,6 +102,7 @@ class OpenVinoSession(Session):
         in_flight: requests that may be under way at once.
         streams: requests that are computed at once; 1 gives the shortest time per frame.
         ports: of a generator with codes, as its manifest describes them.
+        image: the output that is given, by default the first.
     """
 
     def __init__(
@@ -115,10 +116,12 @@ class OpenVinoSession(Session):
         threads: int = 0,
         in_flight: int = 2,
         streams: int = 1,
+        image: str | None = None,
         device: str = "CPU",
         ports: Recurrence | None = None,
     ) -> None:
         self._model = _read(model, variant)
+        self._output = output_called(image, [port.any_name for port in self._model.outputs], variant)
         self.scale = scale
         self._ports = ports
         if ports is not None:
@@ -166,11 +169,10 @@ class OpenVinoSession(Session):
             try:
                 if self._ports is None:
                     slot.request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-                    slot.request.set_output_tensor(0, openvino.Tensor(out, shared_memory=True))
                 else:
-                    arrays = {self._ports.frame.name: frames, **codes, self._ports.image.name: out}
-                    for name, array in arrays.items():
+                    for name, array in {self._ports.frame.name: frames, **codes}.items():
                         slot.request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+                slot.request.set_tensor(self._output, openvino.Tensor(out, shared_memory=True))
                 slot.request.start_async()
             except RuntimeError as error:
                 raise GenedgeError(f"OpenVINO refused the frame: {_first_line(error)}") from None

@@ -28,9 +28,10 @@ class Recurrence:
     """The ports of a generator with a state or a code, as its manifest describes them."""
 
     frame: Port
-    image: Port
+    image: Port  # the one that the session gives
     states: tuple[Port, ...]  # each with a source and an initial value
     codes: tuple[Port, ...] = ()  # each with a rule
+    others: tuple[Port, ...] = ()  # further images, which are computed and thrown away
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -39,7 +40,8 @@ class Recurrence:
     @property
     def outputs(self) -> frozenset[str]:
         fed_back = {port.source for port in self.states if port.source is not None}
-        return frozenset({self.image.name, *(fed_back - {self.frame.name})})
+        images = {port.name for port in (self.image, *self.others)}
+        return frozenset(images | (fed_back - {self.frame.name}))
 
     def shapes(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape of every input for frames of shape (N, H, W, 3)."""
@@ -51,8 +53,8 @@ class Recurrence:
         return {self.frame.name: frames, **others}
 
 
-def recurrence_of(manifest: Manifest) -> Recurrence | None:
-    """What the manifest says about states, or None for a generator without.
+def recurrence_of(manifest: Manifest, image: Port | None = None) -> Recurrence | None:
+    """What the manifest says about states, or None for a generator without. ``image``: that shall be given, of several.
 
     Raises :class:`GenedgeError` where it does not say what feeds a state, or what a code takes.
     """
@@ -62,7 +64,9 @@ def recurrence_of(manifest: Manifest) -> Recurrence | None:
             raise GenedgeError(
                 f"the manifest of {manifest.name} does not say what feeds the state {port.name}: build the bundle again"
             )
-    return Recurrence(manifest.frame, manifest.image, states, code_ports(manifest)) if states else None
+    shown = image or manifest.image
+    others = tuple(port for port in manifest.images if port != shown)
+    return Recurrence(manifest.frame, shown, states, code_ports(manifest), others) if states else None
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:
@@ -143,6 +147,7 @@ class RecurrentSession(Session):
         self._stepper, self._recurrence, self._in_flight = stepper, recurrence, in_flight
         self._shape: tuple[int, ...] | None = None
         self._states: list[_State] = []
+        self._unseen: dict[str, Frames] = {}  # where further images go
         self._initial = True  # the states hold their initial values
         self._reset = False  # before the request that is submitted next
         self._lock = threading.Lock()
@@ -174,6 +179,7 @@ class RecurrentSession(Session):
     def close(self) -> None:
         self._pool.shutdown(wait=True)
         self._states.clear()
+        self._unseen.clear()
         self._stepper.close()
 
     # -- in the worker thread -------------------------------------------------------------------
@@ -186,7 +192,7 @@ class RecurrentSession(Session):
                 self._restart()
             ports = self._recurrence
             inputs: dict[str, NDArray[Any]] = {ports.frame.name: frames, **codes}
-            outputs: dict[str, NDArray[Any]] = {ports.image.name: out}
+            outputs: dict[str, NDArray[Any]] = {ports.image.name: out, **self._unseen}
             for state in self._states:
                 own = self._initial and state.port.initial == "frame"
                 inputs[state.port.name] = frames if own else state.value
@@ -198,6 +204,13 @@ class RecurrentSession(Session):
                 state.advance(frames)
             self._initial = False
             return out
+        except GenedgeError as error:
+            if self._initial and (port := _of_one_size(self._recurrence)) is not None:
+                size, sides = f"{frames.shape[2]}x{frames.shape[1]}", "x".join(map(str, port.shape))
+                raise GenedgeError(
+                    f"frames of {size} do not seem to fit the state {port.name}, which is always {sides}: {error}"
+                ) from None
+            raise
         finally:
             self._slots.release()
 
@@ -207,8 +220,12 @@ class RecurrentSession(Session):
         self._initial = True
 
     def _specialise(self, shape: tuple[int, ...]) -> None:
-        self._shape = None
+        self._shape, self._initial = None, True
         self._states.clear()
+        for side, size in zip(self._recurrence.frame.shape, shape, strict=True):
+            if isinstance(side, int) and side != size:
+                wanted = "x".join(map(str, self._recurrence.frame.shape))
+                raise GenedgeError(f"this generator takes frames of {wanted} only, not of {'x'.join(map(str, shape))}")
         shapes = self._recurrence.shapes(shape)
         states = [(port, shapes[port.name]) for port in self._recurrence.states]
         if sum(_bytes(port, sizes) for port, sizes in states) > MAX_STATE_BYTES:
@@ -216,8 +233,19 @@ class RecurrentSession(Session):
         self._stepper.specialise(shapes)
         self.info = replace(self._stepper.info, in_flight=self._in_flight)
         frame = self._recurrence.frame.name
+        self._unseen = {port.name: np.empty(self.output_shape(shape), np.uint8) for port in self._recurrence.others}
         self._states = [_State(port, sizes, fed_by_frame=port.source == frame) for port, sizes in states]
-        self._initial, self._shape = True, shape
+        self._shape = shape
+
+
+def _of_one_size(recurrence: Recurrence) -> Port | None:
+    """A state that does not grow with the frame although the frame may have any size, or None."""
+    if all(isinstance(side, int) for side in recurrence.frame.shape[1:]):
+        return None
+    return next(
+        (port for port in recurrence.states if len(port.shape) > 2 and all(isinstance(s, int) for s in port.shape[1:])),
+        None,
+    )
 
 
 def _bytes(port: Port, shape: tuple[int, ...]) -> int:

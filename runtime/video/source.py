@@ -62,13 +62,15 @@ class VideoFrame:
 
     ``image``: uint8 (H, W, 3) BGR, C-contiguous, writable, owned by whoever received the frame.
     ``pts``: seconds since the source's first frame, exact. ``index``: counts frames from 0.
-    ``duration``: seconds that the frame is shown, where the source says so.
+    ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
+    missing between the frame before and this one.
     """
 
     image: Frame
     pts: Fraction
     index: int
     duration: Fraction | None = None
+    gap: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Timestamps:
     """Turns the timestamps of a stream into strictly rising times that start at 0.
 
     Good timestamps pass unchanged, exactly. A missing one is one frame later than its predecessor; a repeated one is
-    one tick later; a clock that restarts goes on where it was.
+    one tick later; a clock that restarts goes on where it was, and ``restarted`` is true for that frame.
     """
 
     def __init__(self, time_base: Fraction, frame_duration: Fraction) -> None:
@@ -191,11 +193,13 @@ class Timestamps:
         self.frame_duration = frame_duration
         self.start: Fraction | None = None  # time of the first frame on the stream's own clock, seconds
         self.made_up = 0
+        self.restarted = False
         self._offset = Fraction(0)
         self._last: Fraction | None = None
 
     def next(self, ticks: int | None) -> Fraction:
         """Time of the next frame in seconds since the first; ``ticks`` in ``time_base``, or None where missing."""
+        self.restarted = False
         if self._last is None or self.start is None:
             self.start = Fraction(0) if ticks is None else ticks * self.time_base
             self.made_up += ticks is None
@@ -212,6 +216,7 @@ class Timestamps:
             if self._last - pts > _CLOCK_JUMP:
                 self._offset += following - pts
                 pts = following
+                self.restarted = True
             else:
                 pts = self._last + min(self.time_base, self.frame_duration)
         self._last = pts
@@ -438,12 +443,13 @@ class FileSource(Source):
             self._resized += 1
         self._damaged += bool(getattr(frame, "is_corrupt", False))
         pts = self._clock.next(_ticks_of(frame))
+        gap = self._clock.restarted
         duration = self._duration_of(frame, following)
         image = self._orientation.apply(self._to_bgr(frame))
         index = self._given
         self._given += 1
         self._end = pts + duration
-        return VideoFrame(image, pts, index, duration)
+        return VideoFrame(image, pts, index, duration, gap)
 
     def _duration_of(self, frame: Any, following: Any) -> Fraction:
         """Seconds until the next frame, or the end of the video. What the file says of one frame is the distance to

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.choice import NEAR, Candidates, choose, scene_cuts
+from calib.choice import NEAR, Candidates, choose
 
 
 def made_up(sizes: list[int], scenes: int = 1, levels: int = 256, seed: int = 0) -> Candidates:
@@ -116,29 +116,3 @@ def test_looks_that_are_rare_are_found() -> None:
     looks[[123, 456]] += [[100], [-100]]
     chosen = choose(Candidates(**{**vars(candidates), "looks": looks}), 10)
     assert {123, 456} <= set(chosen)
-
-
-# --- scene cuts -------------------------------------------------------------------------------------------------------
-
-
-def test_a_spike_is_a_cut_and_fast_motion_is_none() -> None:
-    changes = np.full(60, 1.5)
-    changes[20] = 16.0  # a cut between similar shots
-    changes[40:50] = 14.0  # a pan
-    changes[0] = np.inf
-    assert list(np.flatnonzero(scene_cuts(changes))) == [20]
-
-
-def test_large_and_infinite_changes_are_cuts_whatever_is_around() -> None:
-    changes = np.array([0, 50, 50, 3, np.inf, np.inf, 3])
-    assert list(np.flatnonzero(scene_cuts(changes))) == [1, 2, 4, 5]
-
-
-@given(st.lists(st.floats(0, 100) | st.just(np.inf), max_size=40))
-def test_cuts_of_anything(changes: list[float]) -> None:
-    cuts = scene_cuts(np.array(changes))
-    assert cuts.shape == (len(changes),)
-    assert not cuts[:1].any()
-    for change, cut in zip(changes[1:], cuts[1:], strict=True):
-        assert not cut or change >= 12
-        assert cut or change < 20

@@ -19,15 +19,15 @@ from export.build import check
 from export.bundle import add_parity, draft_manifest, new_bundle_folder, write_files, write_manifest
 from export.checkpoint import Checkpoint
 from export.config import LIMITS
-from export.frame_io import FrameGraph, reference_output
-from export.generators.base import Condition, LoadedGenerator
+from export.frame_io import FrameGraph, frame_graph, reference_output
+from export.generators.base import Condition, FurtherImage, LoadedGenerator, RecurrentState
 from export.onnx_graph import graph_from_generator
 from export.parity import Pair, measure, record
 from runtime.bundle import Bundle, open_bundle
 from runtime.codes import Code
 from runtime.errors import ManifestError, UsageError
 from runtime.manifest import MANIFEST_NAME, Port
-from runtime.sessions import Choice, open_session
+from runtime.sessions import Choice, open_session, runnable
 
 CHECKPOINT = Checkpoint({}, "ab" * 32)
 
@@ -266,6 +266,59 @@ def test_conditions_become_code_ports_that_a_session_feeds(shape: tuple[int, int
                 wanted = reference_output(TINTED, image, said)
                 assert np.abs(session.infer(image[None])[0].astype(int) - wanted).max() <= 1
     assert not np.array_equal(reference_output(TINTED, image, codes), given[0].reference)
+
+
+def test_the_way_to_the_fixed_size_is_written_only_where_there_is_one() -> None:
+    squeezed = replace(loaded("compact-x2"), fit="resize")
+    for shape, fit in ((None, "pad"), ((20, 28), "resize")):
+        manifest = draft_manifest("sr", squeezed, CHECKPOINT, "MIT", "nothing", 3, shape)
+        assert manifest.geometry.fit == fit
+    assert draft_manifest("sr", loaded("compact-x2"), CHECKPOINT, "MIT", "nothing", 3, (20, 28)).geometry.fit == "pad"
+
+
+@pytest.mark.parametrize("shape", [None, (20, 28)])
+def test_further_images_are_outputs_between_the_image_and_the_states(shape: tuple[int, int] | None) -> None:
+    generator = replace(
+        loaded("compact-x2"),
+        images=(FurtherImage("mask"), FurtherImage("content", 3)),
+        states=(RecurrentState("hidden", "next_hidden", 4),),
+    )
+    manifest = draft_manifest("sr", generator, CHECKPOINT, "MIT", "nothing", 0, shape)
+    assert [(port.name, port.role) for port in manifest.outputs] == [
+        ("image", "image"),
+        ("mask", "image"),
+        ("content", "image"),
+        ("next_hidden", "state"),
+    ]
+    sizes = ("n", "sh", "sw", 3) if shape is None else (1, 40, 56, 3)
+    assert {(port.dtype, port.shape) for port in manifest.images} == {("uint8", sizes)}
+
+
+def test_a_bundle_with_two_images_runs_and_gives_either(tmp_path: Path) -> None:
+    class WithGrey(nn.Module):
+        """The net, and its green channel as a second picture of one channel."""
+
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+            picture = self.net(frames)
+            return picture, picture[:, 1:2]
+
+    plain = loaded("compact-x2")
+    two = replace(plain, net=WithGrey(plain.net).eval(), images=(FurtherImage("grey"),), fold=None)
+    draft = draft_manifest("sr", two, CHECKPOINT, "MIT", "nothing", 3, None)
+    model = graph_from_generator(frame_graph(two), two.size_rule, None)
+    bundle = write_files(tmp_path, draft, {"fp32": model}, pairs(2), {})
+    given = frame(9, 14)
+    for choice in runnable(bundle):
+        if choice.precision != "fp32":
+            continue
+        with open_session(bundle, choice) as one, open_session(bundle, choice, image="grey") as other:
+            picture, grey = one.infer(given[None])[0].astype(int), other.infer(given[None])[0].astype(int)
+        assert np.abs(picture - reference_output(plain, given)).max() <= 1
+        assert np.abs(grey - picture[..., 1:2]).max() <= 1
 
 
 def test_models_are_written_as_they_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +21,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from bundle_factory import upscale, upscale_model, write_small_bundle
+from bundle_factory import add_negative, upscale, upscale_model, write_manifest, write_small_bundle
 
+from runtime.bundle import open_bundle
 from runtime.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,72 @@ def test_several_bundles_are_stages_in_order(bundle: Path, tmp_path: Path) -> No
     assert run([*arguments, "--quiet"]) == 0
     expected = np.clip(upscale(frame[None], 6)[0].astype(int) + 10, 0, 255)
     np.testing.assert_array_equal(cv2.imread(str(out)), expected)
+
+
+def test_the_image_that_is_asked_for_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two, source = add_negative(write_small_bundle(tmp_path / "two")), tmp_path / "in.png"
+    frame = np.random.default_rng(2).integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    cv2.imwrite(str(source), frame)
+
+    def output(*options: str, bundles: int = 1) -> np.ndarray:
+        out, report = tmp_path / "out.png", tmp_path / "r.json"
+        arguments = ["run", *["-b", str(two)] * bundles, "-i", str(source), "-o", str(out), "--json", str(report)]
+        assert run([*arguments, "--overwrite", "--quiet", *options]) == 0
+        names.append([stage["image"] for stage in json.loads(report.read_text())["stages"]])
+        return cv2.imread(str(out))
+
+    names: list[list[str]] = []
+    once, twice = upscale(frame[None])[0], upscale(frame[None], 4)[0]
+    np.testing.assert_array_equal(output(), once)
+    np.testing.assert_array_equal(output("--image", "negative"), 255 - once)
+    np.testing.assert_array_equal(output("--image", "image"), once)
+    np.testing.assert_array_equal(output("--image", "negative", bundles=2), 255 - twice)  # of the last stage
+    np.testing.assert_array_equal(output("--image", "1:negative", bundles=2), 255 - twice)
+    np.testing.assert_array_equal(output("--image", "1:negative", "--image", "negative", bundles=2), twice)
+    assert names[3:] == [["image", "negative"], ["negative", "image"], ["negative", "negative"]]
+
+    for wish, words in (
+        (["mask"], "two gives no image 'mask': choose among image, negative"),
+        (["2:negative"], "--image 2:negative: the stage before the colon is a number from 1 to 1"),
+        (["0:negative"], "a number from 1 to 1"),
+        (["x:negative"], "a number from 1 to 1"),
+        ([":negative"], "a number from 1 to 1"),
+        (["image", "--image", "1:negative"], "stage 1 has its image already"),
+    ):
+        message = fails(capsys, 2, "run", "-b", two, "-i", source, "-o", tmp_path / "no.png", "--image", *wish)
+        assert words.replace("two gives", "tiny-x2 gives") in message
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_a_bundle_of_one_size_takes_other_frames_as_its_manifest_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, source, out = write_small_bundle(tmp_path / "one"), tmp_path / "in.png", tmp_path / "out.png"
+    frame = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    cv2.imwrite(str(source), frame)
+    manifest = open_bundle(folder).manifest
+    arguments = ["run", "-b", folder, "-i", source, "-o", out]
+
+    def of_one_size(**changes: object) -> None:
+        changed = replace(manifest.geometry, fixed_size=(8, 12), **changes)
+        write_manifest(folder, replace(manifest, geometry=changed))
+
+    of_one_size(tileable=False)
+    message = fails(capsys, 2, *arguments)
+    assert "takes frames of 12x8 only and cannot be tiled, but the input is 30x20: resize the input" in message
+    of_one_size()  # tileable
+    assert run([*map(str, arguments), "--quiet"]) == 0
+    np.testing.assert_array_equal(cv2.imread(str(out)), upscale(frame[None])[0])
+    of_one_size(tileable=False, fit="resize")
+    assert run([*map(str, arguments), "--quiet", "--overwrite"]) == 0
+    small = cv2.resize(frame, (12, 8), interpolation=cv2.INTER_AREA)
+    expected = cv2.resize(upscale(small[None])[0], (60, 40), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(cv2.imread(str(out)), expected)
+    report = tmp_path / "bench.json"
+    assert run(["bench", str(folder), "--rounds", "1", "--backend", "openvino", "--json", str(report)]) == 0
+    content = json.loads(report.read_text())
+    assert (content["height"], content["width"]) == (8, 12)  # its own size, not one that it is resized from
+    assert run(["verify", str(folder)]) == 0
 
 
 def test_tiles_give_the_same_pictures(bundle: Path, tmp_path: Path) -> None:

@@ -58,6 +58,22 @@ def test_a_graph_of_one_size_says_which() -> None:
     assert manifest.artifacts["fp32"].file == "models/fp32/model.onnx"
 
 
+def test_a_graph_of_one_size_says_how_other_frames_are_brought_there() -> None:
+    assert example("super-resolution-fixed-size").geometry.fit == "pad"  # as before there was a choice
+    manifest = example("resized-with-two-images")
+    assert (manifest.geometry.fixed_size, manifest.geometry.fit) == ((256, 256), "resize")
+    for name in ("super-resolution-fixed-size", "super-resolution-any-size"):
+        assert "fit" not in json.loads(example(name).to_json())["geometry"]
+
+
+def test_of_several_images_the_first_is_the_main_one() -> None:
+    manifest = example("resized-with-two-images")
+    shape = (1, 256, 256, 3)
+    assert manifest.images == (Port("image", "image", "uint8", shape), Port("attention", "image", "uint8", shape))
+    assert manifest.image == manifest.images[0]
+    assert example("translation").images == (example("translation").image,)
+
+
 def test_keys_that_may_be_left_out() -> None:
     manifest = example("translation")  # has neither face, nor float_layers, nor parity
     assert manifest.face is None
@@ -266,7 +282,8 @@ def test_a_changed_manifest_parses_or_raises_manifest_error(text: str) -> None:
     if manifest is None:
         return
     assert sum(port.role == "frame" for port in manifest.inputs) == 1
-    assert sum(port.role == "image" for port in manifest.outputs) == 1
+    assert len({port.shape for port in manifest.outputs if port.role == "image"}) == 1
+    assert manifest.geometry.fit == "pad" or manifest.geometry.fixed_size is not None
     if any(port.source for port in manifest.states):
         assert all(port.initial for port in manifest.states)
         assert {port.source for port in manifest.states} <= {manifest.frame.name} | {o.name for o in manifest.outputs}

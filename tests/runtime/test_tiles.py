@@ -16,9 +16,19 @@ from numpy.typing import NDArray
 
 from runtime.errors import UsageError
 from runtime.frames import Frame, Frames, SizeRule
+from runtime.manifest import Geometry
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.sessions.fake import FakeSession
-from runtime.tiles import FittedSession, TiledSession, pad_frames, plan_tiles, smallest_tile
+from runtime.tiles import (
+    FittedSession,
+    ResizedSession,
+    TiledSession,
+    fit_session,
+    pad_frames,
+    plan_tiles,
+    resized_into,
+    smallest_tile,
+)
 
 KERNEL = np.array([[1, 2, 1], [3, 5, 2], [1, 4, 2]], dtype=np.float64)  # no symmetry: a flip would show
 
@@ -349,8 +359,129 @@ def test_fitted_lets_frames_that_keep_the_rule_through_without_a_copy() -> None:
     assert seen[0][1] is out
 
 
+# --- resized ----------------------------------------------------------------------------------------------------------
+
+
+def resized(image: Frame, height: int, width: int) -> Frame:
+    """As it is promised: average the axis that shrinks, then interpolate the one that grows."""
+    least = min(width, image.shape[1]), min(height, image.shape[0])
+    small = cv2.resize(image, least, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+@pytest.mark.parametrize("size", [(24, 40), (8, 8), (24, 8), (8, 40), (16, 40), (16, 8), (1, 1), (160, 200)])
+def test_resized_goes_to_the_fixed_size_and_back(size: tuple[int, int]) -> None:
+    frames = noise(*size, count=2)
+    small = np.stack([resized(frame, 16, 20) for frame in frames])
+    expected = np.stack([resized(image, 2 * size[0], 2 * size[1]) for image in ConvSession().infer(small)])
+    inner = ConvSession(fixed=(16, 20))
+    with ResizedSession(inner, (16, 20)) as session:
+        session.warm_up((2, *size, 3))
+        for _ in range(3):  # the buffers are used again
+            pending = session.submit(frames)
+            assert np.array_equal(pending.result(), expected)
+            assert pending.result() is pending.result()
+        out = np.empty_like(expected)
+        assert session.infer(frames, out) is out
+        assert np.array_equal(out, expected)
+        with pytest.raises(ValueError, match="out must be a uint8 array"):  # OpenCV would make one of its own
+            session.submit(frames, np.empty((2, 32, 40, 3), np.uint8))
+    assert set(inner.shapes) == {(2, 16, 20, 3)}
+    assert inner.closed
+
+
+def test_shrinking_averages_and_growing_interpolates() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255  # nearest or cubic would give moiré, or one of the two values
+    small = np.empty((64, 8, 3), np.uint8)
+    resized_into(stripes, small)
+    assert set(np.unique(small)) <= {127, 128}
+    ramp = np.repeat(np.arange(0, 200, 25, dtype=np.uint8)[None, :, None], 3, axis=2)
+    large = np.empty((1, 64, 3), np.uint8)
+    resized_into(ramp, large)
+    assert np.diff(large[0, 8:-8, 0].astype(int)).min() >= 2  # a ramp again, not steps of 25 with flats between
+    mixed = np.empty((128, 8, 3), np.uint8)
+    resized_into(stripes, mixed)
+    assert set(np.unique(mixed)) <= {127, 128}
+
+
+def test_resized_lets_frames_of_its_size_through_without_a_copy() -> None:
+    seen: list[tuple[Frames, Frames | None]] = []
+
+    class Watching(FakeSession):
+        def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+            seen.append((frames, out))
+            return super().submit(frames, out)
+
+    frames, out = noise(16, 20), np.empty((1, 32, 40, 3), np.uint8)
+    with ResizedSession(Watching(), (16, 20)) as session:
+        assert session.infer(frames, out) is out
+        session.infer(noise(8, 8))
+    assert seen[0][0] is frames
+    assert seen[0][1] is out
+    assert seen[1][0].shape == (1, 16, 20, 3)
+
+
+def test_resized_keeps_several_in_flight_apart_and_takes_another_size() -> None:
+    inner = ConvSession(in_flight=3, fixed=(16, 20))
+    batch = [noise(*size, seed=seed) for seed, size in enumerate([(24, 40)] * 5 + [(10, 12)] * 5)]
+    with ResizedSession(inner, (16, 20)) as session:
+        assert session.info.in_flight == 3
+        alone = [session.infer(frames).copy() for frames in batch]
+        pending: list[Pending] = []
+        results = []
+        for frames in batch:
+            if len(pending) == 3:
+                results.append(pending.pop(0).result())
+            pending.append(session.submit(frames))
+        results += [each.result() for each in pending]
+    assert all(np.array_equal(found, wanted) for found, wanted in zip(results, alone, strict=True))
+    assert inner.most == 3
+
+
+def test_resized_passes_a_reset_on_and_resets_where_the_frames_size_changes() -> None:
+    inner = FakeSession()
+    with ResizedSession(inner, (16, 20)) as session:
+        session.infer(noise(8, 8))
+        begun = inner.resets
+        session.infer(noise(8, 8))
+        assert inner.resets == begun
+        session.reset()
+        assert inner.resets == begun + 1
+        session.infer(noise(9, 8))  # the inner session sees 16x20 as before
+        assert inner.resets == begun + 2
+
+
+GEOMETRY = Geometry(2, SizeRule(), halo=3, tileable=False, fixed_size=(16, 20))
+
+
+def test_a_generator_of_one_size_is_resized_or_tiled_or_refused() -> None:
+    tileable, resize = replace(GEOMETRY, tileable=True), replace(GEOMETRY, fit="resize")
+    for geometry in (GEOMETRY, tileable, resize):
+        inner = FakeSession()
+        assert fit_session(inner, geometry, 16, 20, None) is inner  # nothing to do
+        with pytest.raises(UsageError, match="one size only"):
+            fit_session(FakeSession(), geometry, 16, 20, 16)
+    with fit_session(ConvSession(fixed=(16, 20)), tileable, 40, 50, None) as session:
+        assert isinstance(session, TiledSession)
+        assert np.array_equal(session.infer(noise(40, 50)), ConvSession().infer(noise(40, 50)))
+    with fit_session(ConvSession(fixed=(16, 20)), resize, 40, 50, None) as session:
+        assert isinstance(session, ResizedSession)
+        assert session.infer(noise(40, 50)).shape == (1, 80, 100, 3)
+    refused = FakeSession()
+    with pytest.raises(UsageError, match=r"20x16 only and cannot be tiled.*input is 50x40: resize.*--shape 40x50"):
+        fit_session(refused, GEOMETRY, 40, 50, None)
+    assert refused.closed
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda s: FittedSession(s, SizeRule(1, 2)), lambda s: TiledSession(s, 16, 16, 2)], ids=["fitted", "tiled"]
+    "wrap",
+    [
+        lambda s: FittedSession(s, SizeRule(1, 2)),
+        lambda s: TiledSession(s, 16, 16, 2),
+        lambda s: ResizedSession(s, (16, 16)),
+    ],
+    ids=["fitted", "tiled", "resized"],
 )
 def test_the_inner_sessions_info_is_passed_on_when_it_learns_more(wrap: Callable[[Session], Session]) -> None:
     inner = FakeSession()

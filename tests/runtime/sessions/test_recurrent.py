@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import weakref
 from collections.abc import Callable
@@ -457,3 +458,43 @@ def test_the_pipeline_keeps_the_order_through_two_stages(open_recurrent: Open) -
     run_pipeline(Source(), [open_recurrent(), open_recurrent(in_flight=3)], Sink())
     once = recurrent(frames[:, None])
     np.testing.assert_array_equal(np.stack(written), recurrent(once)[:, 0])
+
+
+# --- states of one size -----------------------------------------------------------------------------------------------
+
+
+def with_hidden_of(*shape: int | str) -> Recurrence:
+    """The test graph's ports, where the manifest gives ``hidden`` this shape."""
+    return replace(PORTS, states=tuple(replace(p, shape=shape) if p.name == "hidden" else p for p in STATES))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (1, 1), (1, 14), (20, 28)])
+def test_a_state_that_does_not_fit_the_frame_is_named(open_recurrent: Open, size: tuple[int, int]) -> None:
+    """Also where broadcasting would let the engine read it: what it leaves would lie beyond the state's memory."""
+    session = open_recurrent(ports=with_hidden_of(1, 3, *size))
+    for _ in range(2):  # as clear when somebody tries again
+        with pytest.raises(GenedgeError) as caught:
+            session.infer(random_frames(1, 10, 14, 3))
+        words = rf"frames of 14x10 do not seem to fit the state hidden, which is always 1x3x{size[0]}x{size[1]}"
+        assert re.match(words, str(caught.value))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_one_size_takes_frames_that_fit_it(open_recurrent: Open) -> None:
+    session, frames = open_recurrent(ports=with_hidden_of(1, 3, 8, 12)), random_frames(4, 1, 8, 12, 3)
+    np.testing.assert_array_equal(results(session, frames), recurrent(frames))
+    with pytest.raises(GenedgeError, match="do not seem to fit the state hidden"):
+        session.infer(random_frames(1, 10, 14, 3))
+    np.testing.assert_array_equal(results(session, frames), recurrent(frames))  # and goes on
+
+
+def test_a_graph_of_one_size_refuses_other_frames_in_one_sentence(open_recurrent: Open) -> None:
+    frame = Port("frame", "frame", "uint8", (1, 8, 12, 3))
+    previous = replace(STATES[0], shape=frame.shape)
+    ports = replace(with_hidden_of(1, 3, 8, 12), frame=frame)
+    ports = replace(ports, states=(previous, *ports.states[1:]))
+    session, frames = open_recurrent(ports=ports), random_frames(3, 1, 8, 12, 3)
+    for _ in range(2):
+        with pytest.raises(GenedgeError, match=r"^this generator takes frames of 1x8x12x3 only, not of 1x10x14x3$"):
+            session.infer(random_frames(1, 10, 14, 3))
+    np.testing.assert_array_equal(results(session, frames), recurrent(frames))

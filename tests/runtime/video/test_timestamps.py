@@ -56,6 +56,24 @@ def test_missing_repeated_and_restarted_clocks() -> None:
     assert clock.next(-4960) == Fraction(5, 25)
 
 
+def test_a_clock_that_restarts_is_told_for_that_frame_only() -> None:
+    clock = Timestamps(Fraction(1, 1000), Fraction(1, 25))
+    ticks = [5000, 5040, 5040, None, 5030, 0, 40, None, 9000]
+    assert [index for index, tick in enumerate(ticks) if (clock.next(tick), clock.restarted)[1]] == [5]
+
+
+def test_a_frame_after_a_restarted_clock_says_that_something_is_missing(
+    make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two MPEG transport streams in one file, as a recorder leaves them that was started twice."""
+    one = make_clip("one.ts", ticks=[i * 3600 for i in range(40)], format="mpegts")
+    (tmp_path / "both.ts").write_bytes(one.read_bytes() * 2)
+    with open_source(str(tmp_path / "both.ts")) as source:
+        frames = [(frame.index, frame.gap) for frame in source]
+    assert len(frames) == 80
+    assert [index for index, gap in frames if gap] == [40]
+
+
 @pytest.mark.parametrize("ticks", [VARIABLE, [tick + 45_678 for tick in VARIABLE]], ids=["from zero", "late start"])
 def test_variable_frame_rate_is_kept(
     tmp_path: Path, make_clip: Callable[..., Path], copy_clip: Any, frame_times: Any, ticks: list[int]
