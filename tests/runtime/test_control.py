@@ -644,6 +644,24 @@ def test_a_file_changes_a_run_that_is_under_way_and_never_ends_it(
     assert json.loads(report.read_text())["stages"][0]["codes"]["style"] == "d"
 
 
+def test_keys_in_the_window_change_a_run_that_is_under_way(
+    plain_codes: Path, noise: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("runtime.video.preview.require_display", lambda: None)
+    for name in ("namedWindow", "resizeWindow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *args: None)
+    monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append(image[:2, :2].copy()))
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: ord("]") if len(shown) == 1 else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
+    arguments = ["run", "-b", str(plain_codes), "-i", str(noise), "-o", "display://", "--quiet", "--threads", "1"]
+    assert run([*arguments, "--input-rate", "1000", "--max-frames", "40"]) == 0
+    assert "style = c" in capsys.readouterr().err
+    first, last = (random_frames(180, 240, 3, seed=seed)[None, :1, :1] for seed in (0, 39))
+    np.testing.assert_array_equal(shown[0], conditional(first)[0])
+    np.testing.assert_array_equal(shown[-1], conditional(last, {"style": (0, 0, 1, 0)})[0])
+
+
 @contextlib.contextmanager
 def on_terminal(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], int, int, list[Any]]]:
     """Start with a pseudo terminal that is the process's own: (process, master, slave, its settings before)."""
