@@ -188,30 +188,31 @@ def _frozen(loaded: LoadedGenerator, frames: Sequence[Frame], progress: Callable
     Raises :class:`UsageError` where there is no frame.
     """
     net = cast(FaceIdentityNet, loaded.net)
-    faces, different = _faces(frames)
-    apart = BATCH if different >= 2 * BATCH else 0  # pictures of their own for the comparison
+    faces = _faces(frames)
+    apart = BATCH if len(faces) >= 2 * BATCH else 0  # pictures of their own for the comparison
     pool, held = (faces[apart:], faces[:apart]) if apart else (faces, faces.flip(3))
+    different = len(pool)
+    pictures = f"{different} {'different pictures' if different > 1 else 'picture'}"
     pool, held = _repeated(pool, POOL), _repeated(held, BATCH)
-    code = loaded.conditions[0].code
-    codes = _random_codes(code, len(pool) + BATCH)
-    progress(f"freezing the norms over {different} different pictures and {len(pool)} passcodes")
-    frozen = frozen_net(net, pool, codes[BATCH:])
-    given = (held, codes[:BATCH])
-    others = (torch.cat((held[:1], pool[: BATCH - 1])), torch.cat((codes[:1], codes[BATCH : 2 * BATCH - 1])))
+    codes = _random_codes(loaded.conditions[0].code, len(pool) + BATCH)
+    ours, theirs = codes[BATCH:], codes[:BATCH]
+    progress(f"freezing the norms over {pictures} and {len(pool)} passcodes")
+    frozen = frozen_net(net, pool, ours)
+    half = BATCH // 2
     with torch.no_grad():
-        published = net(*given)
-        kept = _psnr(frozen(*given), published)
-        own = _psnr(net(*others)[:1], published[:1])
+        published = net(held, theirs)
+        kept = _psnr(frozen(held, theirs), published)
+        moved = net(torch.cat((held[:half], pool[:half])), torch.cat((theirs[:half], ours[:half])))[:half]
+        own = _psnr(moved, published[:half])
     notes = [
         *loaded.notes,
-        f"The net's batch norms were frozen over {different} different pictures with {len(pool)} random passcodes. In "
-        f"a batch of {BATCH} {'other' if apart else 'of these, mirrored'}, with other passcodes, the result is "
-        f"{kept:.1f} dB from the published net's; that net itself gives a face {own:.1f} dB apart when its neighbours "
-        "in the batch change.",
+        f"The batch norms were frozen over {pictures} with {len(pool)} random passcodes. In a batch of {BATCH} "
+        f"{'other pictures' if apart else 'of these, mirrored'}, with other passcodes, the result is {kept:.1f} dB "
+        f"(PSNR) from the published net's, whose own result moves by {own:.1f} dB when half of the batch is changed.",
     ]
     if different < FEW:
         notes.append(
-            f"These statistics come from {different} picture{'s' * (different != 1)} only: build again with a folder "
+            f"These statistics come from {pictures} only: build again with a folder "
             "of some dozen pictures, each of one face (--frames FOLDER)."
         )
     return replace(loaded, net=frozen, fold=lambda: FoldedFaceIdentityNet(frozen), freeze=None, notes=tuple(notes))
@@ -226,8 +227,8 @@ def frozen_net(net: FaceIdentityNet, faces: Tensor, codes: Tensor) -> FaceIdenti
     return frozen.eval().requires_grad_(False)
 
 
-def _faces(frames: Sequence[Frame]) -> tuple[Tensor, int]:
-    """Centre squares as ``float32 (N, 3, 128, 128) RGB -1..1``, each different one once, and their number.
+def _faces(frames: Sequence[Frame]) -> Tensor:
+    """Centre squares as ``float32 (N, 3, 128, 128) RGB -1..1``, each different one once.
 
     Of more than what is needed, evenly spaced ones are taken.
     """
@@ -239,7 +240,7 @@ def _faces(frames: Sequence[Frame]) -> tuple[Tensor, int]:
     if not chosen:
         raise UsageError("face-identity-transformer needs pictures of faces to freeze its norms: --frames FOLDER")
     planes = np.stack(list(chosen.values()))[..., ::-1].transpose(0, 3, 1, 2)
-    return torch.from_numpy(planes.astype(np.float32) / 127.5 - 1), len(chosen)
+    return torch.from_numpy(planes.astype(np.float32) / 127.5 - 1)
 
 
 def _square(frame: Frame) -> Frame:
