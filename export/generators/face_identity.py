@@ -185,6 +185,9 @@ def _frozen(loaded: LoadedGenerator, frames: Sequence[Frame], progress: Callable
     fewer than :data:`POOL` they come again, mirrored, and with other passcodes. A batch that is kept apart, of other
     pictures where there are enough, tells how far the net is from the published one. Everything is deterministic.
 
+    On a small net trained for it with faces and codes, one batch of 64 came nearer to the published net (28 to 31 dB)
+    than statistics averaged over five batches of 12 (0.2 to 0.8 dB less) or those of one batch of 12 (22 to 24 dB).
+
     Raises :class:`UsageError` where there is no frame.
     """
     net = cast(FaceIdentityNet, loaded.net)
