@@ -23,7 +23,7 @@ from torch import Tensor
 from runtime.errors import CheckpointError
 
 #: Where training code puts the weights inside its file, the averaged ones first.
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
+WRAPPERS = ("params_ema", "params", "state_dict", "model", "state_dict_G")
 #: What ``DataParallel`` and ``torch.compile`` put in front of every name.
 PREFIXES = ("module.", "_orig_mod.")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.generators.base import Condition, LoadedGenerator, Range
+from runtime.errors import GenedgeError
 from runtime.frames import Frame
 
 _BGR_RGB = (2, 1, 0)  # the swap is its own inverse
@@ -36,6 +37,10 @@ class FrameGraph(nn.Module):
 
     def __init__(self, loaded: LoadedGenerator) -> None:
         super().__init__()
+        if loaded.freeze is not None:  # exported as it is, a frame would get statistics that it was not made for
+            raise GenedgeError(
+                f"{loaded.family} takes the statistics of a whole batch: freeze them before it is exported"
+            )
         folded = loaded.folded()
         self.folded = folded is not None
         self.net = folded if folded is not None else loaded.net

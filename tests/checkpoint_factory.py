@@ -13,6 +13,9 @@ from typing import Any
 
 import onnx
 import torch
+from nets_bicyclegan import PUBLISHED_BICYCLEGAN
+from nets_face_identity import PUBLISHED_FACE_IDENTITY
+from nets_stargan import PUBLISHED_STARGAN
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
 from torch.nn import functional
@@ -468,6 +471,9 @@ PUBLISHED = (
         settle=settled_mobile_rrn,
         others=lambda image: (image.flip(3), torch.full((len(image), 6, *image.shape[2:]), 9.0)),
     ),
+    *PUBLISHED_STARGAN,
+    *PUBLISHED_BICYCLEGAN,
+    *PUBLISHED_FACE_IDENTITY,
 )
 
 
@@ -493,8 +499,15 @@ def loaded(id: str) -> LoadedGenerator:
 
 
 @cache
-def _exported(id: str, shape: tuple[int, int] | None) -> bytes:
+def ready(id: str) -> LoadedGenerator:
+    """As :func:`loaded`, its norms frozen where it asks for that, so that it can be exported."""
     generator = loaded(id)
+    return generator if generator.freeze is None else generator.freeze(list(frames(8, 40, 40)), lambda text: None)
+
+
+@cache
+def _exported(id: str, shape: tuple[int, int] | None) -> bytes:
+    generator = ready(id)
     return graph_from_generator(FrameGraph(generator), generator.size_rule, shape).SerializeToString()
 
 

@@ -94,8 +94,9 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             uniform(module.weight, 0.5, 1.5)
             uniform(module.bias, -0.3, 0.3)
-            uniform(module.running_mean, -0.3, 0.3)
-            uniform(module.running_var, 0.4, 1.6)
+            if module.running_mean is not None and module.running_var is not None:
+                uniform(module.running_mean, -0.3, 0.3)
+                uniform(module.running_var, 0.4, 1.6)
         elif isinstance(module, nn.InstanceNorm2d) and module.affine:
             uniform(module.weight, 0.5, 1.5)
             uniform(module.bias, -0.3, 0.3)

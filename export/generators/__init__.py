@@ -7,13 +7,16 @@ from pathlib import Path
 
 from export.checkpoint import Checkpoint, load_state
 from export.generators.base import Generator, LoadedGenerator, State, numberless
+from export.generators.bicyclegan import BICYCLEGAN
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
+from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
 from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
+from export.generators.stargan import STARGAN
 from runtime.errors import CheckpointError, UsageError
 
 GENERATORS: tuple[Generator, ...] = (
@@ -24,6 +27,9 @@ GENERATORS: tuple[Generator, ...] = (
     FAST_STYLE,
     CYCLEGAN,
     MOBILE_RRN,
+    STARGAN,
+    BICYCLEGAN,
+    FACE_IDENTITY,
 )
 
 

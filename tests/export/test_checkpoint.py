@@ -87,7 +87,7 @@ def test_digest_is_that_of_the_file(read: Callable[..., Checkpoint]) -> None:
     assert read(data).sha256 == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("wrapper", ["params_ema", "params", "state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["params_ema", "params", "state_dict", "model", "state_dict_G"])
 def test_weights_are_found_in_their_wrapper(wrapper: str, read: Callable[..., Checkpoint]) -> None:
     found = read(saved({"epoch": 3, "optimizer": {"lr": 0.1}, wrapper: STATE}))
     assert_is_state(found)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from checkpoint_factory import PUBLISHED, frame, loaded
+from checkpoint_factory import PUBLISHED, frame, loaded, ready
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import Published, convolution, frames
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from export.frame_io import FrameGraph, condition_tensor, measured_halo, reference_output
 from export.generators.base import LoadedGenerator, Range
+from runtime.errors import GenedgeError
 from runtime.frames import Frame, Frames, SizeRule
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.tiles import TiledSession
@@ -66,7 +67,7 @@ def both(generator: LoadedGenerator, image: Frame) -> Frame:
 
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case.id)
 def test_frame_graph_gives_what_pytorch_gives(case: Published) -> None:
-    generator, images = loaded(case.id), frames(3, *case.size)
+    generator, images = ready(case.id), frames(3, *case.size)
     result = through_graph(generator, images)
     assert result.dtype == np.uint8
     assert result.shape == (3, case.size[0] * case.scale, case.size[1] * case.scale, 3)
@@ -74,6 +75,11 @@ def test_frame_graph_gives_what_pytorch_gives(case: Published) -> None:
     assert steps.max() <= 1  # a value between two steps may be rounded differently
     assert np.mean(steps != 0) < 0.002
     assert result.std() > 5
+
+
+def test_a_generator_that_must_be_frozen_gets_no_frame_graph_before() -> None:
+    with pytest.raises(GenedgeError, match=r"face-identity-transformer takes .* freeze them"):
+        FrameGraph(loaded("face-identity"))
 
 
 def test_families_are_folded_and_other_nets_are_not() -> None:
