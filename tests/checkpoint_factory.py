@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from nets_pix2pix import PUBLISHED_PIX2PIX, FramewiseBatchNorm
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
 from torch.nn import functional
@@ -313,10 +314,12 @@ class CycleGan(nn.Module):
         separable: bool = False,
         dropout: bool = False,
         batch_norm: bool = False,
+        evaluated: bool = False,
     ) -> None:
         super().__init__()
         a, b, c, d, e = ends
-        norm = nn.BatchNorm2d if batch_norm else nn.InstanceNorm2d
+        batched = nn.BatchNorm2d if evaluated else FramewiseBatchNorm
+        norm = batched if batch_norm else nn.InstanceNorm2d
         bias, drop = not batch_norm, [nn.Dropout(0.5)] if dropout else []
 
         def conv(inputs: int, outputs: int) -> nn.Module:
@@ -454,8 +457,18 @@ PUBLISHED = (
         "cyclegan",
         lambda: CycleGan((4, 6, 8, 6, 4), (8, 8), dropout=True, batch_norm=True),
         1,
-        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch"},
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch", "statistics": "batch"},
         (-1.0, 1.0),
+        unread=r".*\.running_(mean|var)",
+    ),
+    Published(
+        "cyclegan-stored",
+        "cyclegan",
+        lambda: CycleGan((4, 6, 8, 6, 4), (8, 8), dropout=True, batch_norm=True, evaluated=True),
+        1,
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch", "statistics": "stored"},
+        (-1.0, 1.0),
+        options={"statistics": "stored"},
     ),
     Published(
         "mobile-rrn",
@@ -468,6 +481,7 @@ PUBLISHED = (
         settle=settled_mobile_rrn,
         others=lambda image: (image.flip(3), torch.full((len(image), 6, *image.shape[2:]), 9.0)),
     ),
+    *PUBLISHED_PIX2PIX,
 )
 
 

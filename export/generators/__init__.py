@@ -11,6 +11,7 @@ from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
 from export.generators.fast_style import FAST_STYLE
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.pix2pix import PIX2PIX
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
@@ -24,6 +25,7 @@ GENERATORS: tuple[Generator, ...] = (
     FAST_STYLE,
     CYCLEGAN,
     MOBILE_RRN,
+    PIX2PIX,
 )
 
 
