@@ -195,6 +195,14 @@ def _shape(state: State, statistics: str) -> CycleGanShape:
     )
 
 
+def _notes(shape: CycleGanShape) -> tuple[str, ...]:
+    if not shape.separable:
+        return (NO_DROPOUT,) if shape.dropout else ()
+    if shape.norms.tracked and not shape.norms.stored:
+        return ("GAN Compression tests its own nets with statistics=stored.",)
+    return ()
+
+
 def _load(state: State, statistics: str = "batch") -> LoadedGenerator:
     shape = _shape(state, statistics)
     in_colour = colourises(*shape.ends, "cyclegan")
@@ -224,7 +232,7 @@ def _load(state: State, statistics: str = "batch") -> LoadedGenerator:
             **({"channels": "L to ab"} if in_colour else {}),
         },
         fold=fold,
-        notes=(*shape.norms.notes, *((NO_DROPOUT,) if shape.dropout and not shape.separable else ())),
+        notes=(*shape.norms.notes, *_notes(shape)),
     )
 
 

@@ -47,7 +47,8 @@ class Norms:
     kind: str
     weights: bool
     biased: bool
-    stored: bool
+    tracked: bool = False  # the file holds statistics of training
+    stored: bool = False  # and they are used
 
     def layer(self, channels: int) -> nn.Module:
         """One norm, which a bias in front of it does not concern."""
@@ -71,10 +72,8 @@ class Norms:
         if self.stored:
             return ("Norms use the statistics of training, as the publishers' test.py does with --eval.",)
         if self.weights:
-            return (
-                "Norms use the statistics of each frame, as the publishers' test.py does without --eval; "
-                "--option statistics=stored would take those of training.",
-            )
+            choice = "; --option statistics=stored would take those of training" if self.tracked else ""
+            return (f"Norms use the statistics of each frame, as the publishers' test.py does without --eval{choice}.",)
         if self.biased:
             return (
                 "The file does not name its norms: they are instance norms, since they have no weights and the "
@@ -100,14 +99,15 @@ def read_norms(state: State, norms: Iterable[str], convolutions: Iterable[str], 
     places = list(norms)
     weights = any(f"{place}.{kind}" in state for place in places for kind in ("weight", "bias"))
     biased = any(f"{place}.bias" in state for place in convolutions)
+    tracked = weights and any(f"{place}.{kind}" in state for place in places for kind in _RUNNING)
     stored = statistics == "stored"
-    if stored and not (weights and any(f"{place}.{kind}" in state for place in places for kind in _RUNNING)):
+    if stored and not tracked:
         lacks = "no running statistics of its norms" if weights else "no batch norms"
         raise CheckpointError(
             f"the checkpoint looks like {family}, but it holds {lacks}: leave out --option statistics=stored"
         )
     kind = ("batch or instance" if biased else "batch") if weights else ("instance" if biased else "none")
-    return Norms(kind, weights, biased, stored)
+    return Norms(kind, weights, biased, tracked, stored)
 
 
 def colourises(inputs: int, outputs: int, family: str) -> bool:

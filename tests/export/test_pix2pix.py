@@ -115,9 +115,24 @@ def test_batch_statistics_are_those_of_each_frame(id: str) -> None:
     assert (stored(images[:1]) - first).abs().max() > 0.05  # so it matters which are used
 
 
+@pytest.mark.parametrize("id", ["pix2pix", "cyclegan-batch-norm"])
+def test_batch_statistics_are_those_of_a_net_in_training_mode(id: str) -> None:
+    """The publishers' own batch norm and test.py: nothing is ever set to evaluation mode, and a frame is a batch."""
+    evaluated = published(id.replace("-batch-norm", "") + "-stored").make().train()
+    for module in evaluated.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    weights = published(id.replace("-batch-norm", "") + "-stored").state()
+    evaluated.load_state_dict(weights)
+    image = published(id).pictures()
+    with torch.no_grad():
+        torch.testing.assert_close(read(weights).net(image), evaluated(image), atol=2e-6, rtol=1e-5)
+
+
 def test_notes_say_which_statistics_are_used() -> None:
     state = published("pix2pix").state()
     assert "without --eval; --option statistics=stored" in read(state).notes[0]
+    assert "without --eval." in read(without(state, RUNNING)).notes[0]  # nothing is stored that could be chosen
     assert "does with --eval" in read(state, statistics="stored").notes[0]
     for id in ("pix2pix", "pix2pix-instance", "cyclegan-stored"):
         assert NO_DROPOUT in loaded(id).notes
@@ -186,8 +201,9 @@ def test_resnet_without_norms() -> None:
 def test_compressed_resnet_with_batch_norms_keeps_the_instance_norms_inside() -> None:
     net = randomised(CycleGan((4, 6, 8, 6, 4), (6,), separable=True, dropout=True, batch_norm=True, evaluated=True))
     state = {**net.state_dict(), "model.10.conv_block.1.conv.1.running_mean": torch.zeros(8)}  # stale
+    assert "GAN Compression tests its own nets with statistics=stored." in read(state).notes
     generator = read(state, statistics="stored")
-    assert not generator.tileable
+    assert (generator.tileable, len(generator.notes)) == (False, 1)
     image = published("cyclegan").pictures()
     with torch.no_grad():
         torch.testing.assert_close(generator.net(image), net(image), atol=2e-6, rtol=1e-5)
