@@ -15,6 +15,7 @@ import onnx
 import torch
 from nets_bicyclegan import PUBLISHED_BICYCLEGAN
 from nets_face_identity import PUBLISHED_FACE_IDENTITY
+from nets_pix2pix import PUBLISHED_PIX2PIX, FramewiseBatchNorm
 from nets_stargan import PUBLISHED_STARGAN
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
@@ -316,10 +317,12 @@ class CycleGan(nn.Module):
         separable: bool = False,
         dropout: bool = False,
         batch_norm: bool = False,
+        evaluated: bool = False,
     ) -> None:
         super().__init__()
         a, b, c, d, e = ends
-        norm = nn.BatchNorm2d if batch_norm else nn.InstanceNorm2d
+        batched = nn.BatchNorm2d if evaluated else FramewiseBatchNorm
+        norm = batched if batch_norm else nn.InstanceNorm2d
         bias, drop = not batch_norm, [nn.Dropout(0.5)] if dropout else []
 
         def conv(inputs: int, outputs: int) -> nn.Module:
@@ -457,8 +460,18 @@ PUBLISHED = (
         "cyclegan",
         lambda: CycleGan((4, 6, 8, 6, 4), (8, 8), dropout=True, batch_norm=True),
         1,
-        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch"},
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch", "statistics": "batch"},
         (-1.0, 1.0),
+        unread=r".*\.running_(mean|var)",
+    ),
+    Published(
+        "cyclegan-stored",
+        "cyclegan",
+        lambda: CycleGan((4, 6, 8, 6, 4), (8, 8), dropout=True, batch_norm=True, evaluated=True),
+        1,
+        {"width": 4, "blocks": 2, "convolutions": "plain", "norm": "batch", "statistics": "stored"},
+        (-1.0, 1.0),
+        options={"statistics": "stored"},
     ),
     Published(
         "mobile-rrn",
@@ -474,6 +487,7 @@ PUBLISHED = (
     *PUBLISHED_STARGAN,
     *PUBLISHED_BICYCLEGAN,
     *PUBLISHED_FACE_IDENTITY,
+    *PUBLISHED_PIX2PIX,
 )
 
 

@@ -13,6 +13,7 @@ from export.generators.cyclegan import CYCLEGAN
 from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.pix2pix import PIX2PIX
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
@@ -30,6 +31,7 @@ GENERATORS: tuple[Generator, ...] = (
     STARGAN,
     BICYCLEGAN,
     FACE_IDENTITY,
+    PIX2PIX,
 )
 
 

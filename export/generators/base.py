@@ -19,6 +19,8 @@ from runtime.frames import Frame, SizeRule
 State = Mapping[str, Tensor]  # parameter name -> float32 tensor
 Range = tuple[float, float]  # the values that black and white have inside the network
 
+MOST_OF_PICTURES = 6  # channels of a U-Net's input up to which they are those of a picture, or of two of them
+
 _BGR = (2, 1, 0)  # BGR to RGB, and back
 _SHOWN = 3  # names of tensors in a message
 _COUNTER = "num_batches_tracked"  # of a batch norm; only training needs it

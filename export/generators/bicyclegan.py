@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from export.generators.base import (
+    MOST_OF_PICTURES,
     Condition,
     Generator,
     LoadedGenerator,
@@ -167,9 +168,9 @@ def _detect(state: State) -> bool:
     for everywhere, ups in ((True, ("model.up.1", "model.up.3")), (False, ("model.model.3", "model.model.5"))):
         names = _convolutions(state, everywhere=everywhere)
         if len(names) > 1 and any(is_convolution(state, f"{up}.weight") for up in ups):
-            # a pix2pix U-Net has the names of add_input, and takes nothing besides the picture
+            # a pix2pix U-Net has the names of add_input, and takes a picture only, or two of them
             biased = names[1].replace(".weight", ".bias") in state
-            return everywhere or (biased and kernel_of(state, names[0], "bicyclegan")[1] > 3)
+            return everywhere or (biased and kernel_of(state, names[0], "bicyclegan")[1] > MOST_OF_PICTURES)
     return False
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +29,7 @@ from export.generators.base import (
     last_index,
     load_strictly,
 )
+from export.generators.translation import NO_DROPOUT, STATISTICS, Colouriser, Norms, colourises, read_norms
 from runtime.errors import CheckpointError
 from runtime.frames import SizeRule
 
@@ -38,9 +38,7 @@ MINIMUM = 2 * STRIDE  # pixels: reflection needs 2 after the strides, and 4 at t
 
 _FIRST = 10  # place of the first residual block: behind three times a convolution, its norm and ReLU, and one padding
 _BLOCK = r"model\.\d+\.conv_block\.1\.(?:conv\.0\.)?weight"
-_STATISTICS = re.compile(r".*\.(running_mean|running_var|num_batches_tracked)")
-
-_MakeLayer = Callable[[int], nn.Module]
+_STALE = re.compile(r".*\.conv\.1\.(running_mean|running_var|num_batches_tracked)")
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,24 @@ class CycleGanShape:
         down: channels of the first three convolutions, of which the second and third have stride 2.
         hidden: channels in the middle of each residual block.
         up: channels of the two transposed convolutions.
+        norms: those behind all convolutions but the last, apart from those inside separable ones.
+        ends: channels of the frame and of the picture.
         separable: the residual blocks have depthwise separable convolutions.
         dropout: a dropout was trained between the convolutions of a block; it does nothing any more, but takes a place.
-        batch_norm: batch norms, with the statistics of training, and no bias in front of them; else instance norms.
     """
 
     down: tuple[int, int, int]
     hidden: tuple[int, ...]
     up: tuple[int, int]
+    norms: Norms
+    ends: tuple[int, int] = (3, 3)
     separable: bool = False
     dropout: bool = False
-    batch_norm: bool = False
 
 
 class _Separable(nn.Module):
+    """GAN Compression's, whose own norm is an instance norm without weights whatever the others are."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         depthwise = nn.Conv2d(inputs, inputs, 3, groups=inputs)
@@ -75,13 +77,14 @@ class _Separable(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int, hidden: int, shape: CycleGanShape, norm: _MakeLayer) -> None:
+    def __init__(self, width: int, hidden: int, shape: CycleGanShape) -> None:
         super().__init__()
+        norm = shape.norms.layer
 
         def conv(inputs: int, outputs: int) -> nn.Module:
             if shape.separable:
                 return _Separable(inputs, outputs)
-            return nn.Conv2d(inputs, outputs, 3, bias=not shape.batch_norm)
+            return nn.Conv2d(inputs, outputs, 3, bias=shape.norms.biased)
 
         self.conv_block = nn.Sequential(
             nn.ReflectionPad2d(1),
@@ -99,36 +102,46 @@ class _Residual(nn.Module):
 
 
 class CycleGanNet(nn.Module):
-    """``float32 (N, 3, H, W) RGB -1..1`` to the same; H and W are multiples of 4."""
+    """``float32 (N, ends[0], H, W) -1..1`` to ``(N, ends[1], H, W)``; H and W are multiples of 4."""
 
     def __init__(self, shape: CycleGanShape) -> None:
         super().__init__()
         self.bytes = False  # the output as 0..255
-        norm: _MakeLayer = nn.BatchNorm2d if shape.batch_norm else nn.InstanceNorm2d
-        bias = not shape.batch_norm
+        norm, bias = shape.norms.layer, shape.norms.biased
+        given, taken = shape.ends
         narrow, middle, wide = shape.down
         first, second = shape.up
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, narrow, 7, bias=bias), norm(narrow), nn.ReLU()]
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(given, narrow, 7, bias=bias),
+            norm(narrow),
+            nn.ReLU(),
+        ]
         for inputs, outputs in ((narrow, middle), (middle, wide)):
             layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=bias), norm(outputs), nn.ReLU()]
-        layers += [_Residual(wide, hidden, shape, norm) for hidden in shape.hidden]
+        layers += [_Residual(wide, hidden, shape) for hidden in shape.hidden]
         for inputs, outputs in ((wide, first), (first, second)):
             layers += [nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, 1, bias=bias), norm(outputs), nn.ReLU()]
-        self.model = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(second, 3, 7), nn.Tanh())
+        self.model = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(second, taken, 7), nn.Tanh())
 
     def forward(self, image: Tensor) -> Tensor:
         result = cast(Tensor, self.model(image))
         return (result + 1) * 127.5 if self.bytes else result
 
-    def folded(self) -> CycleGanNet:
-        """The same net for BGR 0..255 on both sides, batch norms folded into the convolutions before them.
-
-        The first convolution's padding mirrors the frame, so that a shift of the frame is a shift of its bias.
-        """
+    def with_folded_norms(self) -> CycleGanNet:
+        """The same net, batch norms folded into the convolutions before them."""
         net = copy.deepcopy(self)
         for module in list(net.modules()):
             if isinstance(module, nn.Sequential):
                 fold_batch_norms(module)
+        return net
+
+    def folded(self) -> CycleGanNet:
+        """The same net for BGR 0..255 on both sides.
+
+        The first convolution's padding mirrors the frame, so that a shift of the frame is a shift of its bias.
+        """
+        net = self.with_folded_norms()
         fold_input(cast(nn.Conv2d, net.model[1]), low=-1.0, high=1.0)
         fold_output(cast(nn.Conv2d, net.model[-2]), factor=1.0)
         net.bytes = True
@@ -140,12 +153,18 @@ def _has(state: State, pattern: str) -> bool:
 
 
 def _detect(state: State) -> bool:
-    return is_convolution(state, "model.1.weight", 3) and any(
-        weight.ndim == 4 and re.fullmatch(_BLOCK, name) for name, weight in state.items()
+    """By the first convolution and a block; where the frame is not RGB, by the convolutions in between as well."""
+    return (
+        is_convolution(state, "model.1.weight")
+        and any(weight.ndim == 4 and re.fullmatch(_BLOCK, name) for name, weight in state.items())
+        and (
+            state["model.1.weight"].shape[1] == 3
+            or all(is_convolution(state, f"model.{place}.weight") for place in (4, 7))
+        )
     )
 
 
-def _shape(state: State) -> CycleGanShape:
+def _shape(state: State, statistics: str) -> CycleGanShape:
     def channels(place: int | str, axis: int = 0) -> int:
         return kernel_of(state, f"model.{place}.weight", "cyclegan")[axis]
 
@@ -153,60 +172,67 @@ def _shape(state: State) -> CycleGanShape:
     if behind <= _FIRST:
         raise CheckpointError(f"the checkpoint looks like cyclegan, but it has no residual block at model.{_FIRST}")
     separable = _has(state, r"model\.\d+\.conv_block\.\d+\.conv\..*")
-    batch_norm = _has_batch_norm(state, separable=separable)
+    blocks = range(_FIRST, behind)
     inner = "conv_block.1.conv.2" if separable else "conv_block.1"
+    dropout = not _has(state, r"model\.\d+\.conv_block\.5\..*")
+    plain = [f"model.{place}" for place in (1, 4, 7, behind, behind + 3)]  # the separable ones have a bias anyhow
+    in_blocks = [f"model.{place}.conv_block" for place in blocks]
     return CycleGanShape(
         down=(channels(1), channels(4), channels(7)),
-        hidden=tuple(channels(f"{place}.{inner}") for place in range(_FIRST, behind)),
+        hidden=tuple(channels(f"{place}.{inner}") for place in blocks),
         up=(channels(behind, 1), channels(behind + 3, 1)),  # a transposed kernel has its inputs first
+        norms=read_norms(
+            state,
+            [f"model.{place}" for place in (2, 5, 8, behind + 1, behind + 4)]
+            + [f"{block}.{place}" for block in in_blocks for place in (2, 7 if dropout else 6)],
+            plain if separable else plain + [f"{block}.{6 if dropout else 5}" for block in in_blocks],
+            statistics,
+            "cyclegan",
+        ),
+        ends=(channels(1, 1), channels(behind + 7)),
         separable=separable,
-        dropout=not _has(state, r"model\.\d+\.conv_block\.5\..*"),
-        batch_norm=batch_norm,
+        dropout=dropout,
     )
 
 
-def _has_batch_norm(state: State, *, separable: bool) -> bool:
-    """Whether the norms are batch norms, which have weights; instance norms have none here.
-
-    The same names could also be instance norms with weights, or batch norms that take the statistics of each batch.
-    The publishers give a convolution a bias only in front of an instance norm, which tells them apart; what stays
-    ambiguous is refused.
-    """
-    norms = [f"model.{place}" for place in (2, 5, 8)]
-    if not any(f"{norm}.weight" in state for norm in norms):
-        return False
-    counted = any(f"{norm}.{kind}" in state for norm in norms for kind in ("running_mean", "running_var"))
-    if separable or not counted or any(f"model.{place}.bias" in state for place in (1, 4, 7)):
-        raise CheckpointError(
-            "the checkpoint looks like cyclegan, but its norms have weights and are not surely batch norms with the "
-            "statistics of training; only those, and instance norms without weights, can be loaded"
-        )
-    return True
+def _notes(shape: CycleGanShape) -> tuple[str, ...]:
+    if not shape.separable:
+        return (NO_DROPOUT,) if shape.dropout else ()
+    if shape.norms.tracked and not shape.norms.stored:
+        return ("GAN Compression tests its own nets with statistics=stored.",)
+    return ()
 
 
-def _load(state: State) -> LoadedGenerator:
-    shape = _shape(state)
-    if not shape.batch_norm:  # statistics that PyTorch before 0.4 kept for an instance norm and the publishers drop
-        state = {name: tensor for name, tensor in state.items() if not _STATISTICS.fullmatch(name)}
+def _load(state: State, statistics: str = "batch") -> LoadedGenerator:
+    shape = _shape(state, statistics)
+    in_colour = colourises(*shape.ends, "cyclegan")
+    used = {name: tensor for name, tensor in shape.norms.used(state).items() if not _STALE.fullmatch(name)}
     with torch.device("meta"):
         net = CycleGanNet(shape)
-    load_strictly(net, state, "cyclegan")
+    load_strictly(net, used, "cyclegan")
+
+    def fold() -> nn.Module:
+        return Colouriser(net.with_folded_norms(), in_bytes=True) if in_colour else net.folded()
+
+    low = 0.0 if in_colour else -1.0
     return LoadedGenerator(
         "cyclegan",
-        net,
+        Colouriser(net).eval() if in_colour else net,
         1,
-        input_range=(-1.0, 1.0),
-        output_range=(-1.0, 1.0),
+        input_range=(low, 1.0),
+        output_range=(low, 1.0),
         size_rule=SizeRule(MINIMUM, STRIDE),
-        tileable=shape.batch_norm,  # an instance norm looks at the whole frame
+        tileable=shape.norms.local and not shape.separable,  # an instance norm looks at the whole frame
         task="translation",
         facts={
             "width": shape.down[0],
             "blocks": len(shape.hidden),
             "convolutions": "separable" if shape.separable else "plain",
-            "norm": "batch" if shape.batch_norm else "instance",
+            **shape.norms.facts,
+            **({"channels": "L to ab"} if in_colour else {}),
         },
-        fold=net.folded,
+        fold=fold,
+        notes=(*shape.norms.notes, *_notes(shape)),
     )
 
 
@@ -217,4 +243,7 @@ CYCLEGAN = Generator(
     keys=frozenset(f"{place}.{kind}" for place in _PLACES for kind in ("weight", "bias")),
     detect=_detect,
     load=_load,
+    example="horse2zebra.pth",
+    purpose="translation between two kinds of picture, trained without pairs",
+    options=(STATISTICS,),
 )

@@ -293,7 +293,7 @@ def test_halo_of_the_families(id: str, wanted: int) -> None:
     assert measured_halo(FrameGraph(loaded_).eval(), rule.minimum, rule.multiple, loaded_.scale) == wanted
 
 
-@pytest.mark.parametrize("id", ["fast-style", "cyclegan", "cyclegan-compressed"])
+@pytest.mark.parametrize("id", ["fast-style", "cyclegan", "cyclegan-compressed", "cyclegan-batch-norm"])
 def test_families_with_instance_norm_have_no_halo(id: str) -> None:
     loaded_ = loaded(id)
     rule = loaded_.size_rule
@@ -367,7 +367,7 @@ def test_tiles_with_the_measured_halo_equal_the_whole_frame(
 
 
 def test_tiles_of_a_translation_net_with_strides_and_reflection() -> None:
-    loaded_ = loaded("cyclegan-batch-norm")
+    loaded_ = loaded("cyclegan-stored")
     assert loaded_.tileable
     graph, rule = FrameGraph(loaded_).eval(), loaded_.size_rule
     halo = measured_halo(graph, rule.minimum, rule.multiple, 1)

@@ -34,10 +34,10 @@ from runtime.metrics import psnr
 each_published = pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case.id)
 
 
-def refusal(state: State) -> str:
+def refusal(state: State, **options: str) -> str:
     """What the user reads where ``state`` fits no family."""
     with pytest.raises(CheckpointError) as error:
-        identify(state).load(state)
+        identify(state).load(state, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -74,7 +74,7 @@ def test_loaded_net_computes_what_the_published_one_does(case: Published) -> Non
 @pytest.mark.parametrize("case", [case for case in PUBLISHED if not case.unread], ids=lambda case: case.id)
 def test_every_tensor_of_the_file_is_used_once(case: Published, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "net.pth", case.id)
-    generator, checkpoint = load_generator(path)
+    generator, checkpoint = load_generator(path, case.options)
 
     def prints(state: State) -> list[tuple[tuple[int, ...], float]]:
         return sorted((tuple(tensor.shape), float(tensor.double().sum())) for tensor in state.values())
@@ -82,7 +82,9 @@ def test_every_tensor_of_the_file_is_used_once(case: Published, tmp_path: Path) 
     assert prints(generator.net.state_dict()) == prints(checkpoint.state)
 
 
-@pytest.mark.parametrize("id", ["compact-x2", "srvgg-x4", "span-x4", "fast-style", "cyclegan", "cyclegan-batch-norm"])
+@pytest.mark.parametrize(
+    "id", ["compact-x2", "srvgg-x4", "span-x4", "fast-style", "cyclegan", "cyclegan-batch-norm", "pix2pix"]
+)
 def test_state_dict_of_the_loaded_net_loads_again(id: str) -> None:
     first = loaded(id).net.state_dict()
     again = identify(first).load(first).net.state_dict()
@@ -126,7 +128,7 @@ def test_folding_leaves_the_published_net_alone(case: Published) -> None:
     assert all(map(torch.equal, case.outputs(generator.net, case.pictures()), before))
 
 
-@pytest.mark.parametrize("id", ["srgan-lornatang-x4", "cyclegan-batch-norm"])
+@pytest.mark.parametrize("id", ["srgan-lornatang-x4", "cyclegan-stored", "pix2pix-stored"])
 def test_folding_removes_the_batch_norms(id: str) -> None:
     folded = loaded(id).folded()
     assert folded is not None
@@ -134,7 +136,8 @@ def test_folding_removes_the_batch_norms(id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "tileable"), [("fast-style", False), ("cyclegan", False), ("cyclegan-batch-norm", True)]
+    ("id", "tileable"),
+    [("fast-style", False), ("cyclegan", False), ("cyclegan-batch-norm", False), ("cyclegan-stored", True)],
 )
 def test_translation_nets_keep_the_frame_size_for_what_their_rule_allows(id: str, tileable: bool) -> None:
     generator = loaded(id)
@@ -153,6 +156,7 @@ def test_translation_nets_keep_the_frame_size_for_what_their_rule_allows(id: str
         ("fast-style", ("in1", "in5", "res2.in2")),
         ("cyclegan", ("model.2", "model.10.conv_block.2", "model.11.conv_block.6", "model.13")),
         ("cyclegan-compressed", ("model.5", "model.10.conv_block.2", "model.11.conv_block.1.conv.1")),
+        ("pix2pix-instance", ("model.model.1.model.2", "model.model.1.model.3.model.6")),
     ],
 )
 def test_statistics_that_old_files_keep_for_an_instance_norm_are_dropped(id: str, norms: tuple[str, ...]) -> None:
@@ -184,9 +188,9 @@ def test_each_missing_tensor_is_refused_by_its_name_in_the_file(case: Published)
         rest = {name: tensor for name, tensor in state.items() if name != missing}
         # a counter that only training needs, or what is there for others
         if missing.endswith("num_batches_tracked") or re.fullmatch(case.unread, missing):
-            identify(rest).load(rest)
+            identify(rest).load(rest, **case.options)
             continue
-        message = refusal(rest)
+        message = refusal(rest, **case.options)
         # without these, the file looks like a net of another depth or family, so another sentence is right
         structural = missing.endswith((".conv.weight", "upsample_block.0.weight", "conv1.weight", "rcb.0.weight"))
         first_or_last = missing in (
@@ -202,7 +206,7 @@ def test_each_missing_tensor_is_refused_by_its_name_in_the_file(case: Published)
 @each_published
 def test_extra_tensor_is_refused_by_name(case: Published) -> None:
     state = {**case.state(), "discriminator.0.weight": torch.zeros(3)}
-    assert "it has discriminator.0.weight, which the family does not know" in refusal(state)
+    assert "it has discriminator.0.weight, which the family does not know" in refusal(state, **case.options)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +225,16 @@ def test_extra_tensor_is_refused_by_name(case: Published) -> None:
         ("fast-style", "deconv2.conv2d.weight"),
         ("cyclegan", "model.11.conv_block.5.weight"),
         ("cyclegan-compressed", "model.12.conv_block.6.conv.0.weight"),
-        ("cyclegan-batch-norm", "model.11.conv_block.7.running_var"),
+        ("cyclegan-stored", "model.11.conv_block.7.running_var"),
+        ("pix2pix", "model.model.1.model.2.weight"),
+        ("pix2pix-stored", "model.model.1.model.3.model.6.running_mean"),
+        ("pix2pix-instance", "model.model.1.model.3.model.3.model.1.bias"),
     ],
 )
 def test_wrong_shape_is_refused_by_name_with_both_shapes(id: str, name: str) -> None:
-    state = published(id).state()
+    state, options = published(id).state(), published(id).options
     shape = list(state[name].shape)
-    assert f"{name} is [7] instead of {shape}" in refusal({**state, name: torch.zeros(7)})
+    assert f"{name} is [7] instead of {shape}" in refusal({**state, name: torch.zeros(7)}, **options)
 
 
 def test_many_complaints_are_shortened() -> None:
@@ -254,31 +261,8 @@ def test_srgan_without_upsampling_is_refused() -> None:
 
 @pytest.mark.parametrize("missing", ["running_mean", "running_var"])
 def test_batch_norms_that_lack_a_statistic_are_refused_by_its_name(missing: str) -> None:
-    state = {name: t for name, t in published("cyclegan-batch-norm").state().items() if not name.endswith(missing)}
-    assert f"it lacks model.2.{missing}, model.5.{missing}" in refusal(state)
-
-
-def with_weights(state: dict[str, Tensor], norms: tuple[int, ...] = (2, 5, 8)) -> dict[str, Tensor]:
-    """The state of a net whose first norms have weights, which an instance norm of the publishers has not."""
-    added = {f"model.{n}.{kind}": torch.ones_like(state[f"model.{n - 1}.bias"]) for n in norms for kind in _AFFINE}
-    return state | added
-
-
-_AFFINE = ("weight", "bias")
-
-
-def test_norms_with_weights_that_may_be_of_two_kinds_are_refused() -> None:
-    ambiguous = "its norms have weights and are not surely batch norms with the statistics of training"
-    batch = published("cyclegan-batch-norm").state()
-    untracked = {name: tensor for name, tensor in batch.items() if "running" not in name and "num_b" not in name}
-    assert ambiguous in refusal(untracked)  # batch norms that take the statistics of each batch
-    instance = with_weights(published("cyclegan").state())
-    assert ambiguous in refusal(instance)
-    tracked = {
-        f"model.{n}.running_{kind}": instance[f"model.{n}.weight"] for n in (2, 5, 8) for kind in ("mean", "var")
-    }
-    assert ambiguous in refusal(instance | tracked)
-    assert ambiguous in refusal(with_weights(published("cyclegan-compressed").state()))
+    state = {name: t for name, t in published("cyclegan-stored").state().items() if not name.endswith(missing)}
+    assert f"it lacks model.2.{missing}, model.5.{missing}" in refusal(state, statistics="stored")
 
 
 @pytest.mark.parametrize("first", [7, 13])
@@ -306,6 +290,7 @@ def test_cyclegan_with_another_number_of_strides_is_refused(first: int) -> None:
         ),
         (("main.9.main.1.running_mean", "main.0.weight", "main.1.bias", "main.2.taps"), "stargan"),
         (("model.submodule.down.1.bias", "model.submodule.up.1.weight", "model.up.1.taps"), "bicyclegan"),
+        (("model.model.3.bias", "model.model.1.model.3.model.5.weight", "model.model.1.model.6.filt"), "pix2pix"),
     ],
 )
 def test_unknown_architecture_names_what_was_seen_and_the_nearest_family(names: tuple[str, ...], nearest: str) -> None:
@@ -399,6 +384,7 @@ def test_a_layer_numbered_a_billion_is_refused_before_a_billion_layers_are_built
         ("span-x4", "conv_1.eval_conv.weight", "block_1.c1_r.eval_conv.weight"),
         ("fast-style", "conv1.conv2d.weight", "res1.conv1.conv2d.weight"),
         ("cyclegan", "model.1.weight", "model.10.conv_block.1.weight"),
+        ("pix2pix-instance", "model.model.0.weight", "model.model.1.model.1.weight"),
     ],
 )
 def test_a_huge_width_takes_no_memory_before_it_is_refused(id: str, first: str, hidden: str) -> None:
