@@ -67,19 +67,29 @@ def load_generator(
     given = dict(options or {})
     checkpoint = load_state(path, given.pop(PART, ""))
     try:
-        if module is not None:
-            from export.user_module import load_user_generator
-
-            return load_user_generator(module, checkpoint, given)
-        found, plugins = find_family(checkpoint.state)
-        check_options(found.generator, given)
-        if found.generator in GENERATORS:
-            loaded = found.generator.load(found.state, **given)
-        else:
-            with running(found.generator.id):
-                loaded = found.generator.load(found.state, **given)
+        return generator_from(checkpoint, given, module)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def generator_from(
+    checkpoint: Checkpoint, options: Mapping[str, str], module: str | None = None
+) -> tuple[LoadedGenerator, Checkpoint]:
+    """As :func:`load_generator`, from tensors that have been read: ``options`` without ``part``.
+
+    The checkpoint that it gives has the generator's own tensors.
+    """
+    if module is not None:
+        from export.user_module import load_user_generator
+
+        return load_user_generator(module, checkpoint, options)
+    found, plugins = find_family(checkpoint.state)
+    check_options(found.generator, options)
+    if found.generator in GENERATORS:
+        loaded = found.generator.load(found.state, **options)
+    else:
+        with running(found.generator.id):
+            loaded = found.generator.load(found.state, **options)
     notes = list(plugins.problems)
     if found.left_out:
         notes.append(f"taken from the tensors under {found.prefix}; left out: {', '.join(found.left_out)}")
@@ -118,4 +128,4 @@ def check_options(generator: Generator, options: Mapping[str, str]) -> None:
             )
 
 
-__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "find_family", "identify", "load_generator"]
+__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "find_family", "generator_from", "identify", "load_generator"]

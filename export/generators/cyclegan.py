@@ -217,4 +217,6 @@ CYCLEGAN = Generator(
     keys=frozenset(f"{place}.{kind}" for place in _PLACES for kind in ("weight", "bias")),
     detect=_detect,
     load=_load,
+    example="horse2zebra.pth",
+    purpose="translation from one kind of picture to another",
 )
