@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from runtime.errors import GenedgeError, printable
 
 DEBUG = "GENEDGE_DEBUG"
 _MAX_TEXT = 300  # characters of an exception's text; PyTorch lists every tensor that does not fit
 
+_MACHINERY = tuple(str(Path(file).parent) for file in (importlib.__file__, __file__))
 _files: set[str] = set()  # of modules that users brought along in this process
 
 
@@ -38,10 +41,15 @@ def explained(error: BaseException) -> str:
     text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     own = [frame for frame in frames if frame.filename in _files] or frames
     place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
     return f"{place}{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether it is how Python imports, or ours, which tells a user nothing."""
+    return file.startswith(("<", *_MACHINERY))
 
 
 @contextmanager

@@ -128,12 +128,15 @@ def _from_file(spec: str, place: Path) -> ModuleType:
 def _from_package(spec: str, name: str) -> tuple[ModuleType, Path]:
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"--module {spec}: {name} is no module's name")
-    with _importable(Path("module.py")):  # the current folder, as `python -m` has it
-        with contextlib.suppress(ValueError, ImportError):
-            if importlib.util.find_spec(name) is None:
-                raise UsageError(f"--module {spec}: there is no module {name} here, and none is installed")
-        with running(spec):
-            module = importlib.import_module(name)
+    # from the current folder too, as `python -m` has it; finding a module runs the package that it lies in
+    with _importable(Path("module.py")), running(spec):
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError as error:
+            found = not f"{name}.".startswith(f"{error.name}.")
+        if not found:
+            raise UsageError(f"--module {spec}: there is no module {name} here, and none is installed")
+        module = importlib.import_module(name)
     remember(name)
     return module, Path(name.replace(".", "/"))
 
@@ -229,7 +232,8 @@ def _check(module: str, loaded: LoadedGenerator) -> None:
         )
     if loaded.freeze is not None:
         return  # what it gives without its statistics says nothing
-    height, width = loaded.fixed_size or loaded.size_rule.padded(24, 32)
+    with running(f"{module}: what its LoadedGenerator says is not right"):
+        height, width = loaded.fixed_size or loaded.size_rule.padded(24, 32)
     low, high = loaded.input_range
     frame = torch.full((1, 3, height, width), (low + high) / 2)
     fed = [
@@ -256,7 +260,7 @@ def _check(module: str, loaded: LoadedGenerator) -> None:
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
             found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise GenedgeError(
-                f"{module}: {name} is {found}, not {list(shape)}, for a picture of {width}x{height} pixels"
+                f"{module}: {name} is {found}, not {list(shape)}, for a frame of {width}x{height} pixels"
             )
     if not bool(torch.isfinite(given[0]).all()):
         raise GenedgeError(f"{module}: the net gives values that are no finite numbers for a grey picture")
