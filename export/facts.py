@@ -205,7 +205,7 @@ def _reach(loaded: LoadedGenerator, costs: tuple[Cost, ...], *, measure: bool) -
         halo = measured_halo(frame_graph(loaded), rule.minimum, rule.multiple, loaded.scale, limit)
     except ValueError:
         further = "" if limit == _RADII[-1] else ", not measured further; `export build` does it"
-        return None, f"{limit - rule.multiple} pixels or more{further}"
+        return None, f"more than {limit // 2} pixels{further}"
     return halo, f"{halo} pixels, measured: an output pixel sees {2 * halo + 1}x{2 * halo + 1} of the input"
 
 

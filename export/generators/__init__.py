@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoint import Checkpoint, load_state
+from export.generators import not_generators
 from export.generators.base import Generator, LoadedGenerator, State
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
@@ -31,6 +32,10 @@ GENERATORS: tuple[Generator, ...] = (
 )
 
 
+class UnknownArchitectureError(CheckpointError):
+    """A state dict that fits no family."""
+
+
 #: ``--option part=NAME`` of every family: which net of a file that holds several.
 PART = "part"
 
@@ -38,11 +43,12 @@ PART = "part"
 def identify(state: State) -> Generator:
     """The family whose detector fires on ``state``, whose names are bare.
 
-    Raises :class:`CheckpointError` that names the nearest family where none does, and all of them where several do.
+    Raises :class:`UnknownArchitectureError` that names the nearest family where none does, and
+    :class:`CheckpointError` that names all of them where several do.
     """
     found = find(state, GENERATORS)
     if found is None or found.prefix:
-        raise CheckpointError(refusal(state, GENERATORS))
+        raise UnknownArchitectureError(refusal(state, GENERATORS))
     return found.generator
 
 
@@ -101,7 +107,9 @@ def generator_from(
 def find_family(state: State) -> tuple[Found, Plugins]:
     """The family and the generator's tensors; other packages' families are loaded where no built-in one fits.
 
-    Raises :class:`CheckpointError` where none fits, or two do.
+    Raises:
+        UnknownArchitectureError: none fits.
+        CheckpointError: two do, or the net is known to be no generator.
     """
     found = find(state, GENERATORS)
     if found is not None:
@@ -110,8 +118,11 @@ def find_family(state: State) -> tuple[Found, Plugins]:
     with running("a family of another package"):
         found = find(state, plugins.generators)
     if found is None:
+        reason = not_generators.reason(state)
+        if reason is not None:
+            raise CheckpointError(reason)
         problems = "".join(f"; {problem}" for problem in plugins.problems)
-        raise CheckpointError(refusal(state, GENERATORS) + problems)
+        raise UnknownArchitectureError(refusal(state, GENERATORS) + problems)
     return found, plugins
 
 

@@ -94,7 +94,7 @@ def test_a_reach_beyond_what_is_affordable_is_said_to_be_one(monkeypatch: pytest
     monkeypatch.setattr(export.facts, "BUDGET", 81 * 49**2 * 16 * 1.5)
     facts = facts_of(generator)
     assert facts.halo is None
-    assert facts.reach == "23 pixels or more, not measured further; `export build` does it"
+    assert facts.reach == "more than 12 pixels, not measured further; `export build` does it"
 
 
 class Odd(nn.Module):
