@@ -212,7 +212,8 @@ def test_inspect_says_what_half_a_checkpoint_lacks(tmp_path: Path, capsys: pytes
     assert f"\nmissing (2): {', '.join(missing)}\n" in captured.out
     assert "\nextra (1): extra\n" in captured.out
     assert "\nanother shape (1): conv2.0.weight is [3] instead of [4, 4, 3, 3]\n" in captured.out
-    assert captured.err.startswith(f"error: {path}: the checkpoint looks like srgan (Lornatang layout), but it lacks")
+    assert captured.err.startswith(f"error: {path}: the checkpoint looks like srgan ")
+    assert f"it lacks {', '.join(missing)}; it has extra, which" in captured.err
     content = json.loads(report.read_text())
     assert (content["nearest"], content["missing"], content["extra"]) == ("srgan", missing, ["extra"])
     assert "it lacks" in content["error"]
