@@ -76,7 +76,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     target = config.output / name
     refuse_existing(target, force=config.force)
     progress(f"loading {path.name}")
-    loaded, checkpoint = load_generator(path)
+    loaded, checkpoint = load_generator(path, config.options, config.module)
     progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
     shape = config.shape or loaded.fixed_size
     if shape is not None and not loaded.size_rule.allows(*shape):

@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.errors import CheckpointError
+from runtime.errors import CheckpointError, UsageError
+from runtime.report import shortened
 
-#: Where training code puts the weights inside its file, the averaged ones first.
-WRAPPERS = ("params_ema", "params", "state_dict", "model", "state_dict_G")
+#: Names under which training code keeps the averaged weights of a generator,
+AVERAGED = ("params_ema", "generator_ema", "netG_ema", "net_g_ema", "G_ema", "g_ema", "gen_ema", "ema", "ema_model")
+#: a generator beside other nets,
+GENERATOR = ("generator", "netG", "net_g", "net_G", "G", "gen", "state_dict_G", "model_G")
+#: and the one net that there is. Both mappings inside a file and the fronts of tensors' names are called so.
+PLAIN = ("params", "state_dict", "model_state_dict", "model", "net", "network", "weights")
+WRAPPERS = (*AVERAGED, *GENERATOR, *PLAIN)  # in the order in which they are opened
+#: One of two generators, as CycleGAN has them: ``netG_A``, ``G_AB``, ``genA2B``, ``generators.a``.
+DIRECTED = re.compile(
+    r"(?:net|model|state_dict)?_?(?:G|[Gg]en(?:erator)?s?)[._]?(?:A2B|B2A|AB|BA|A|B|a2b|b2a|ab|ba|a|b)"
+)
+#: A discriminator, which only training needs: ``netD``, ``net_d``, ``D_A``, ``discriminator``.
+DISCRIMINATOR = re.compile(r"(?:net|model|state_dict)?_?(?:[Dd]|[Dd]is(?:c(?:riminator)?)?s?)(?:[._]?[ABab])?")
 #: What ``DataParallel`` and ``torch.compile`` put in front of every name.
 PREFIXES = ("module.", "_orig_mod.")
 
@@ -57,27 +69,44 @@ class Checkpoint:
     """The tensors of a checkpoint, ``float32``, by name.
 
     ``wrapper`` is where they were found inside the file (``params_ema``, or empty), ``sha256`` that of the file.
+    Names have lost ``prefix``, the front that all tensors of the generator shared; ``left_out`` are the fronts of the
+    tensors that belong to something else.
     """
 
     state: Mapping[str, Tensor]
     sha256: str
     wrapper: str = ""
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
 
 
-def load_state(path: Path) -> Checkpoint:
+def load_state(path: Path, part: str = "") -> Checkpoint:
     """Read ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors``.
 
-    Raises :class:`CheckpointError` for anything that is no checkpoint: missing, empty, cut off, a web
-    page, a pickle with more than tensors in it, a scripted module, values that are not finite.
+    ``part`` names what is meant in a file that holds several nets: a place in it (``netG_A``, ``state.generator``) or
+    the front of tensors' names. Without it, the first of ``WRAPPERS`` that holds tensors is opened.
+
+    Raises:
+        CheckpointError: for anything that is no checkpoint: missing, empty, cut off, a web page, a pickle with more
+            than tensors in it, a scripted module, an optimizer's state, values that are not finite.
+        UsageError: the file has no such part.
     """
     data = _read(path)
     try:
         content = _from_safetensors(data) if _is_safetensors(path, data) else _from_torch(data)
-        state, wrapper = _unwrapped(content)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"it holds a {type(content).__name__} instead of named tensors")
+        place, wrapper = _place(content, part) if part else _weights(content)
+        state = _named(place)
+        prefix = ""
+        if part and not wrapper:
+            state, prefix = _fronted(state, part), part
         state = _cleaned(state, len(data))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return Checkpoint(state, hashlib.sha256(data).hexdigest(), wrapper)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return Checkpoint(state, hashlib.sha256(data).hexdigest(), ".".join(wrapper), prefix)
 
 
 def _read(path: Path) -> bytes:
@@ -150,23 +179,104 @@ def _from_torch(data: bytes) -> Any:
         raise CheckpointError("not a PyTorch checkpoint, or a damaged one") from None
 
 
-def _unwrapped(content: Any) -> tuple[dict[str, Any], str]:
-    found: list[str] = []
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(content, Mapping):
-            raise CheckpointError(f"it holds a {type(content).__name__} instead of named tensors")
-        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if wrapper is None:
-            break
-        content = content[wrapper]
-        found.append(wrapper)
+_Place = tuple[Mapping[Any, Any], tuple[str, ...]]  # a mapping, and the names that lead to it
+
+
+def _weights(content: Mapping[Any, Any]) -> _Place:
+    """Where the weights of the generator are; :class:`CheckpointError` says what is there instead."""
+    found = _opened(content, ())
+    if found is not None:
+        return found
+    if _is_optimizer(content):
+        raise CheckpointError("it holds an optimizer's state, not weights: name the file of the net itself")
+    for name, value in content.items():
+        if DISCRIMINATOR.fullmatch(str(name)) and isinstance(value, Mapping) and _opened(value, ()):
+            raise CheckpointError(
+                f"it holds a discriminator alone (under {name}); training needs it, a generator does not: "
+                "name the file of the generator, e.g. latest_net_G.pth"
+            )
+    return content, ()  # which has no tensors, as will be said
+
+
+def _opened(content: Mapping[Any, Any], path: tuple[str, ...]) -> _Place | None:
+    if len(path) < _MAX_DEPTH:
+        for group in ((*AVERAGED, *GENERATOR), _directed(content), PLAIN):
+            for name in group:
+                inner = content.get(name)
+                if isinstance(inner, Mapping) and not _is_optimizer(inner):
+                    found = _opened(inner, (*path, str(name)))
+                    if found is not None:
+                        return found
+    has_tensors = any(isinstance(value, Tensor) and (value.ndim or not path) for value in content.values())
+    return (content, path) if has_tensors else None
+
+
+def _directed(content: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The one of two generators that is there; :class:`CheckpointError` where both are."""
+    names = tuple(
+        name
+        for name, value in content.items()
+        if isinstance(name, str) and DIRECTED.fullmatch(name) and isinstance(value, Mapping) and value
+    )
+    if len(names) > 1:
+        raise CheckpointError(several_generators(names))
+    return names
+
+
+def several_generators(names: Sequence[str]) -> str:
+    """What to say about a file with more than one generator in it."""
+    return f"it holds {len(names)} generators, {' and '.join(names)}: choose one, e.g. --option part={names[0]}"
+
+
+def _is_optimizer(content: Mapping[Any, Any]) -> bool:
+    """Whether it is an optimizer's ``state_dict``, or holds nothing but such."""
+    if "param_groups" in content:
+        return True
+    inner = [(str(name), value) for name, value in content.items() if isinstance(value, Mapping | list | tuple)]
+    return any("optim" in name.lower() for name, _ in inner) and all(
+        re.search("optim|sched|scaler", name.lower()) for name, _ in inner
+    )
+
+
+def _place(content: Mapping[Any, Any], part: str) -> _Place:
+    """The mapping that ``part`` leads to, and what is to be opened in it; else the whole, for the front of names."""
+    place: Any = content
+    for name in part.split("."):
+        place = place.get(name) if isinstance(place, Mapping) else None
+    if isinstance(place, Mapping):
+        found = _opened(place, tuple(part.split(".")))
+        if found is not None:
+            return found
+    found = _opened(content, ()) or (content, ())
+    return found[0], ()
+
+
+def _fronted(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``part``, without it."""
+    chosen = under(state, part)
+    if not chosen:
+        fronts = list(dict.fromkeys(name.split(".")[0] for name in state))
+        raise UsageError(f"the file has no part {part!r}; its tensors' names begin with {shortened(fronts, 8)}")
+    return chosen
+
+
+def under(state: Mapping[str, Tensor], front: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``front.``, by what follows, also without :data:`PREFIXES`."""
+    return {_bare(name[len(front) + 1 :]): tensor for name, tensor in state.items() if name.startswith(f"{front}.")}
+
+
+def _bare(name: str) -> str:
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _named(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     state = {}
     for key, value in content.items():
         if not isinstance(value, Tensor):
             continue
-        name = str(key)
-        while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
-            name = name.removeprefix(prefix)
+        name = _bare(str(key))
         if not name.isprintable() or len(name) > _MAX_NAME:  # it would garble every message that shows it
             raise CheckpointError("a tensor's name is not a name: the file is damaged")
         if name in state:
@@ -175,9 +285,10 @@ def _unwrapped(content: Any) -> tuple[dict[str, Any], str]:
     if not state:
         names = ", ".join(repr(str(key)[:_MAX_NAME]) for key in list(content)[:5]) or "nothing"
         raise CheckpointError(
-            f"it holds no named tensors (only {names}); weights are looked for under {', '.join(WRAPPERS)}"
+            f"it holds no named tensors (only {names}); weights are looked for under params_ema, generator, "
+            "state_dict, model and other usual names, or where --option part=NAME says"
         )
-    return state, ".".join(found)
+    return state
 
 
 def _cleaned(state: dict[str, Tensor], size: int) -> dict[str, Tensor]:

@@ -6,13 +6,17 @@ Torch, ONNX and the engines are imported by the verb that needs them, so ``--hel
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import re
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, json_option
-from runtime.errors import EXIT_OK, NotMetError, UsageError, printable
+from runtime.errors import EXIT_FAILED, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from calib.quantise import Int8Config
     from export.build import Built
     from runtime.codes import Code
+
+WIDTH = 100  # columns of a listing
 
 #: what `inspect` shows of an artifact's parity
 FIGURES = {"psnr_db": "{:.2f} dB", "delta_e": "ΔE {:.4f}", "max_abs": "max {:.0f} steps"}
@@ -77,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="pictures or folders for parity and golden frames (default: built-in photos)",
     )
+    _source_options(build)
     build.add_argument("--licence", help="licence of the weights, for the manifest")
     build.add_argument(
         "--engine",
@@ -89,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(verb=_build)
 
     listing = verbs.add_parser("list", help="list generator families and shipped weights")
+    json_option(listing)
     listing.set_defaults(verb=_list)
 
     check = verbs.add_parser("check", help="check a bundle: digests, ONNX, parity on its golden frames")
@@ -97,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = verbs.add_parser("inspect", help="show what a checkpoint or a bundle holds")
     inspect.add_argument("file", metavar="FILE|BUNDLE")
+    _source_options(inspect)
+    inspect.add_argument(
+        "--no-measure", action="store_true", help="do not measure how far away a pixel has an influence"
+    )
+    json_option(inspect)
     inspect.set_defaults(verb=_inspect)
 
     gallery = verbs.add_parser("gallery", help="build many checkpoints and draw input, PyTorch, fp16 and int8 of each")
@@ -120,6 +133,38 @@ def _parser() -> argparse.ArgumentParser:
     json_option(gallery)
     gallery.set_defaults(verb=_gallery)
     return parser
+
+
+def _source_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--module",
+        metavar="FILE.py:NAME",
+        help="your own code that makes the net of the tensors (also package.module:NAME); it is run, so trust it",
+    )
+    verb.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the file does not say, see `export list`; part=NAME chooses one of several nets in the file",
+    )
+    verb.add_argument(
+        "--eval",
+        action="store_true",
+        help="short for --option statistics=stored: batch norms with the statistics of training",
+    )
+
+
+def _options(options: argparse.Namespace) -> dict[str, str]:
+    """What ``--option`` and ``--eval`` say."""
+    given: dict[str, str] = {}
+    for text in [*options.option, *(["statistics=stored"] if options.eval else [])]:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or not value:
+            raise UsageError(f"--option {text!r} must be NAME=VALUE, for example statistics=stored")
+        if given.setdefault(name, value) != value:
+            raise UsageError(f"the option {name} is both {given[name]} and {value}")
+    return given
 
 
 def _int8_options(build: argparse.ArgumentParser) -> None:
@@ -205,12 +250,14 @@ def _build(options: argparse.Namespace) -> int:
     from export.build import build
     from export.config import BuildConfig
     from export.shipped import shipped_weights
+    from export.user_code import translated
 
     weights = options.weights or [shipped.name for shipped in shipped_weights()]
     if options.name and len(weights) > 1:
         raise UsageError("--name fits one checkpoint only")
     shape = _size(options.shape) if options.shape else None
     int8, recipe = _int8(options)
+    said = _options(options)
     precision = options.precision or ("fp32,fp16,int8" if options.calib else "fp32,fp16")
     results = []
     for entry in weights:
@@ -226,8 +273,11 @@ def _build(options: argparse.Namespace) -> int:
             licence=options.licence,
             int8=int8,
             recipe=recipe,
+            options=said,
+            module=options.module,
         )
-        built = build(config, Clock())
+        with translated():
+            built = build(config, Clock())
         out = text_stream(options.json)
         print(parity_table(built), file=out)
         for line in int8_lines(built):
@@ -240,15 +290,45 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from export.facts import option_dict, option_line
     from export.generators import GENERATORS
+    from export.generators.plugins import load_plugins
     from export.shipped import shipped_weights
 
-    print("Generator families (found from the checkpoint's keys):")
-    for generator in GENERATORS:
-        print(f"  {generator.id:<10} {generator.title}")
-    print("Shipped weights (python -m export build NAME):")
-    for shipped in shipped_weights():
-        print(f"  {shipped.name:<14} {shipped.title}")
+    plugins = load_plugins([generator.id for generator in GENERATORS])
+    families, weights = (*GENERATORS, *plugins.generators), shipped_weights()
+    for problem in plugins.problems:
+        print(f"warning: {printable(problem)}", file=sys.stderr)
+    out = text_stream(options.json)
+    column = max(len(entry) for entry in (*(each.id for each in families), *(each.name for each in weights))) + 4
+    print("Generator families (found from the checkpoint's keys):", file=out)
+    for family in families:
+        example = f", for example {family.example}" if family.example else ""
+        lines = [family.title, f"{family.purpose}{example}".removeprefix(", ")]
+        lines += [f"--option {option_line(option)}" for option in family.options]
+        print(_entry(family.id, [line for line in lines if line], column), file=out)
+    print(_entry("", ["--option part=NAME of every family: which net of a file that holds several"], 2), file=out)
+    print("Shipped weights (python -m export build NAME):", file=out)
+    for shipped in weights:
+        print(_entry(shipped.name, [shipped.title], column), file=out)
+    if options.json:
+        content = {
+            "families": [
+                {
+                    "id": family.id,
+                    "title": family.title,
+                    "purpose": family.purpose,
+                    "example": family.example,
+                    "options": [option_dict(option) for option in family.options],
+                }
+                for family in families
+            ],
+            "weights": [
+                {"name": shipped.name, "title": shipped.title, "licence": shipped.licence} for shipped in weights
+            ],
+            "problems": list(plugins.problems),
+        }
+        write_json(options.json, content)
     return EXIT_OK
 
 
@@ -281,6 +361,17 @@ def _gallery(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _entry(name: str, lines: Sequence[str], column: int) -> str:
+    """A name and what belongs to it, in two columns."""
+    indent = " " * column
+    wrapped = [
+        part
+        for line in lines
+        for part in textwrap.wrap(printable(line), WIDTH - column, subsequent_indent="  ", break_on_hyphens=False)
+    ]
+    return f"  {name}".ljust(column) + f"\n{indent}".join(wrapped)
+
+
 def _check(options: argparse.Namespace) -> int:
     from export.build import check
     from runtime.bundle import open_bundle
@@ -296,8 +387,17 @@ def _check(options: argparse.Namespace) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     path = Path(options.file)
-    if path.is_file():
-        return _inspect_checkpoint(path)
+    with contextlib.redirect_stdout(text_stream(options.json)):
+        if path.is_file():
+            code, content = _inspect_checkpoint(path, options)
+        else:
+            code, content = _inspect_bundle(options)
+    if options.json:
+        write_json(options.json, content)
+    return code
+
+
+def _inspect_bundle(options: argparse.Namespace) -> tuple[int, Any]:
     from runtime.bundle import open_bundle
 
     bundle = open_bundle(options.file)
@@ -322,7 +422,7 @@ def _inspect(options: argparse.Namespace) -> int:
         for engine, figures in artifact.parity.items():
             shown = ((key, unit) for key, unit in FIGURES.items() if key in figures)
             print(f"  {engine}: {', '.join(unit.format(figures[key]) for key, unit in shown)}")
-    return EXIT_OK
+    return EXIT_OK, json.loads(manifest.to_json())
 
 
 def _described(code: Code) -> str:
@@ -336,24 +436,36 @@ def _described(code: Code) -> str:
     return printable(line + (f", labels {shortened(code.labels, 8)}" if code.labels else ""))
 
 
-def _inspect_checkpoint(path: Path) -> int:
+def _inspect_checkpoint(path: Path, options: argparse.Namespace) -> tuple[int, Any]:
     from export.checkpoint import load_state
-    from export.generators import identify
+    from export.facts import facts_of, header, lacks_of
+    from export.generators import PART, generator_from
+    from export.user_code import translated
 
-    checkpoint = load_state(path)
-    state = checkpoint.state
-    print(f"{path.name}: {len(state)} tensors, {sum(tensor.numel() for tensor in state.values()):,} values")
-    print(f"sha256 {checkpoint.sha256}")
-    if checkpoint.wrapper:
-        print(f"found under: {checkpoint.wrapper}")
-    rows = [f"  {printable(key)}  {list(tensor.shape)}" for key, tensor in state.items()]
-    print("\n".join(rows if len(rows) <= 12 else [*rows[:8], f"  … {len(rows) - 12} more", *rows[-4:]]))
-    generator = identify(state)
-    loaded = generator.load(dict(state))
-    facts = ", ".join(f"{key} {value}" for key, value in loaded.facts.items())
-    print(f"family: {generator.id} ({generator.title})")
-    print(f"scale {loaded.scale}" + (f", {facts}" if facts else ""))
-    return EXIT_OK
+    said = _options(options)
+    checkpoint = load_state(path, said.pop(PART, ""))
+    print("\n".join(header(path, checkpoint)))
+    content: dict[str, Any] = {
+        "file": str(path),
+        "sha256": checkpoint.sha256,
+        "wrapper": checkpoint.wrapper,
+        "tensors": {name: list(tensor.shape) for name, tensor in checkpoint.state.items()},
+    }
+    try:
+        loaded, chosen = generator_from(checkpoint, said, options.module)
+    except CheckpointError as error:
+        lacks = lacks_of(checkpoint, said) if options.module is None else None
+        if lacks is not None:
+            print("\n".join(lacks.lines()))
+            content |= lacks.to_dict()
+        print(f"error: {printable(f'{path}: {error}')}", file=sys.stderr)
+        return EXIT_FAILED, {**content, "error": str(error)}
+    if chosen.prefix:
+        print(f"names begin with: {printable(chosen.prefix)}")
+    with translated():
+        facts = facts_of(loaded, measure=not options.no_measure)
+    print("\n".join(facts.lines()))
+    return EXIT_OK, {**content, "prefix": chosen.prefix, "left_out": list(chosen.left_out), **facts.to_dict()}
 
 
 def parity_table(built: Built) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calib.quantise import Int8Config
@@ -24,6 +25,8 @@ class BuildConfig:
 
     ``shape`` is (height, width) for a graph of one fixed size, or None for any size.
     ``frames`` are pictures or folders for parity and golden frames; empty means the built-in photos.
+    ``options`` say what the file does not (``export list`` shows those of each family); ``module`` is the user's own
+    code that makes the net, as ``my_net.py:build``.
     ``int8`` says how INT8 variants are found, ``recipe`` names a recipe.json that makes them without frames.
     """
 
@@ -38,6 +41,8 @@ class BuildConfig:
     licence: str | None = None
     int8: Int8Config | None = None
     recipe: Path | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    module: str | None = None
 
 
 @dataclass(frozen=True)

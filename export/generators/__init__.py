@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoint import Checkpoint, load_state
-from export.generators.base import Generator, LoadedGenerator, State, numberless
+from export.generators import not_generators
+from export.generators.base import Generator, LoadedGenerator, State
 from export.generators.bicyclegan import BICYCLEGAN
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
@@ -14,10 +16,13 @@ from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
 from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.pix2pix import PIX2PIX
+from export.generators.plugins import Plugins, load_plugins
+from export.generators.search import Found, find, refusal
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
 from export.generators.stargan import STARGAN
+from export.user_code import running
 from runtime.errors import CheckpointError, UsageError
 
 GENERATORS: tuple[Generator, ...] = (
@@ -35,58 +40,98 @@ GENERATORS: tuple[Generator, ...] = (
 )
 
 
+class UnknownArchitectureError(CheckpointError):
+    """A state dict that fits no family."""
+
+
+#: ``--option part=NAME`` of every family: which net of a file that holds several.
+PART = "part"
+
+
 def identify(state: State) -> Generator:
-    """The family whose detector fires.
+    """The family whose detector fires on ``state``, whose names are bare.
 
-    Raises :class:`CheckpointError` that names the nearest family where none does, and all of them where several do.
+    Raises :class:`UnknownArchitectureError` that names the nearest family where none does, and
+    :class:`CheckpointError` that names all of them where several do.
     """
-    fitting = [generator for generator in GENERATORS if generator.detect(state)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise CheckpointError(
-            f"the checkpoint fits {' and '.join(f'{each.id} ({each.title})' for each in fitting)}, and cannot be both: "
-            "save the weights of one net alone"
-        )
-    seen = frozenset(map(numberless, state))
-    nearest = max(GENERATORS, key=lambda generator: _likeness(seen, generator.keys))
-    names = list(state)
-    shown = ", ".join(
-        f"{name} {list(state[name].shape)}" for name in (names if len(names) < 4 else [*names[:2], names[-1]])
-    )
-    raise CheckpointError(
-        f"unknown architecture: {len(names)} tensors such as {shown}; the nearest family is {nearest.id} "
-        f"({nearest.title}), which shares {len(seen & nearest.keys)} of its {len(nearest.keys)} kinds of tensor names "
-        f"(known families: {', '.join(generator.id for generator in GENERATORS)})"
-    )
+    found = find(state, GENERATORS)
+    if found is None or found.prefix:
+        raise UnknownArchitectureError(refusal(state, GENERATORS))
+    return found.generator
 
 
-def _likeness(seen: frozenset[str], keys: frozenset[str]) -> tuple[float, float]:
-    """Share of names in common, then share of words in common."""
-
-    def words(names: frozenset[str]) -> set[str]:
-        return {word for name in names for word in name.split(".")}
-
-    common, either = words(seen) & words(keys), words(seen) | words(keys)
-    return len(seen & keys) / len(seen | keys), len(common) / len(either)
-
-
-def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tuple[LoadedGenerator, Checkpoint]:
+def load_generator(
+    path: Path, options: Mapping[str, str] | None = None, module: str | None = None
+) -> tuple[LoadedGenerator, Checkpoint]:
     """Read a checkpoint, find its family and build the net.
 
-    ``options`` are what the user says about what the file does not, see :class:`Option`.
+    Families of other installed packages (entry points ``genedge.generators``) are asked where no built-in one fits.
+
+    Args:
+        path: the checkpoint.
+        options: what the user says about what the file does not, see :class:`Option`; ``part`` names the net that is
+            meant in a file of several.
+        module: ``my_net.py:build`` or ``package.module:build``, the user's own code that makes the net instead.
 
     Raises:
         CheckpointError: with the file's name, for anything that does not fit.
         UsageError: the family has no such option, or not that value.
+        UserCodeError: the code of ``module``, or of an installed family, fails.
     """
-    checkpoint = load_state(path)
+    given = dict(options or {})
+    checkpoint = load_state(path, given.pop(PART, ""))
     try:
-        generator = identify(checkpoint.state)
-        check_options(generator, options or {})
-        return generator.load(checkpoint.state, **(options or {})), checkpoint
+        return generator_from(checkpoint, given, module)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def generator_from(
+    checkpoint: Checkpoint, options: Mapping[str, str], module: str | None = None
+) -> tuple[LoadedGenerator, Checkpoint]:
+    """As :func:`load_generator`, from tensors that have been read: ``options`` without ``part``.
+
+    The checkpoint that it gives has the generator's own tensors.
+    """
+    if module is not None:
+        from export.user_module import load_user_generator
+
+        return load_user_generator(module, checkpoint, options)
+    found, plugins = find_family(checkpoint.state)
+    check_options(found.generator, options)
+    if found.generator in GENERATORS:
+        loaded = found.generator.load(found.state, **options)
+    else:
+        with running(found.generator.id):
+            loaded = found.generator.load(found.state, **options)
+    notes = list(plugins.problems)
+    if found.left_out:
+        notes.append(f"taken from the tensors under {found.prefix}; left out: {', '.join(found.left_out)}")
+    loaded = replace(loaded, notes=(*loaded.notes, *notes)) if notes else loaded
+    prefix = ".".join(part for part in (checkpoint.prefix, found.prefix) if part)
+    return loaded, replace(checkpoint, state=found.state, prefix=prefix, left_out=found.left_out)
+
+
+def find_family(state: State) -> tuple[Found, Plugins]:
+    """The family and the generator's tensors; other packages' families are loaded where no built-in one fits.
+
+    Raises:
+        UnknownArchitectureError: none fits.
+        CheckpointError: two do, or the net is known to be no generator.
+    """
+    found = find(state, GENERATORS)
+    if found is not None:
+        return found, Plugins()
+    plugins = load_plugins([generator.id for generator in GENERATORS])
+    with running("a family of another package"):
+        found = find(state, plugins.generators)
+    if found is None:
+        reason = not_generators.reason(state)
+        if reason is not None:
+            raise CheckpointError(reason)
+        problems = "".join(f"; {problem}" for problem in plugins.problems)
+        raise UnknownArchitectureError(refusal(state, GENERATORS) + problems)
+    return found, plugins
 
 
 def check_options(generator: Generator, options: Mapping[str, str]) -> None:
@@ -102,4 +147,4 @@ def check_options(generator: Generator, options: Mapping[str, str]) -> None:
             )
 
 
-__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "identify", "load_generator"]
+__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "find_family", "generator_from", "identify", "load_generator"]

@@ -26,6 +26,16 @@ _SHOWN = 3  # names of tensors in a message
 _COUNTER = "num_batches_tracked"  # of a batch norm; only training needs it
 
 
+class MismatchError(CheckpointError):
+    """A checkpoint's tensors are not those of its family: names ``missing`` and ``extra``, shapes ``wrong``."""
+
+    def __init__(
+        self, message: str, missing: tuple[str, ...] = (), extra: tuple[str, ...] = (), wrong: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.missing, self.extra, self.wrong = missing, extra, wrong
+
+
 @dataclass(frozen=True)
 class RecurrentState:
     """Something that a recurrent net gets from the step before.
@@ -230,19 +240,19 @@ def load_strictly(
     wanted = {original(name): tensor for name, tensor in own.items()}
     given = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
     complaints = []
-    if missing := [name for name in wanted if name not in given]:
+    if missing := tuple(name for name in wanted if name not in given):
         complaints.append(f"it lacks {_listed(missing)}")
-    if extra := [name for name in given if name not in wanted]:
+    if extra := tuple(name for name in given if name not in wanted):
         complaints.append(f"it has {_listed(extra)}, which the family does not know")
-    wrong = [
+    wrong = tuple(
         f"{name} is {list(given[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in given and given[name].shape != tensor.shape
-    ]
+    )
     if wrong:
         complaints.append(_listed(wrong))
     if complaints:
-        raise CheckpointError(f"the checkpoint looks like {family}, but {'; '.join(complaints)}")
+        raise MismatchError(f"the checkpoint looks like {family}, but {'; '.join(complaints)}", missing, extra, wrong)
     net.to_empty(device="cpu")
     net.load_state_dict({name: given[original(name)] for name in own}, strict=False)
     for name, buffer in net.named_buffers():

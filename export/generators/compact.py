@@ -77,4 +77,6 @@ COMPACT = Generator(
     keys=frozenset({"convs.N.weight", "convs.N.bias"}),
     detect=_detect,
     load=_load,
+    example="sr-x2.safetensors",
+    purpose="super-resolution of video on a CPU",
 )

@@ -131,4 +131,6 @@ FAST_STYLE = Generator(
     ),
     detect=_detect,
     load=_load,
+    example="candy.pth",
+    purpose="painting a frame in the style of one picture",
 )

@@ -120,4 +120,5 @@ MOBILE_RRN = Generator(
     ),
     detect=_detect,
     load=_load,
+    purpose="super-resolution of video, with a memory from frame to frame",
 )

@@ -199,4 +199,6 @@ SPAN = Generator(
     ),
     detect=_detect,
     load=_load,
+    example="team00_SPAN.pth",
+    purpose="fast super-resolution of photos",
 )

@@ -189,4 +189,6 @@ SRGAN = Generator(
     keys=_LEFTTHOMAS_KEYS | _LORNATANG_KEYS,
     detect=lambda state: _is_leftthomas(state) or _is_lornatang(state),
     load=_load,
+    example="netG_epoch_4_100.pth",
+    purpose="super-resolution of photos, with generated texture",
 )

@@ -72,4 +72,6 @@ SRVGG = Generator(
     keys=frozenset({"body.N.weight", "body.N.bias"}),
     detect=_detect,
     load=_load,
+    example="realesr-animevideov3.pth",
+    purpose="fast super-resolution of animation and real video",
 )

@@ -301,7 +301,7 @@ class TestRefused:
     def test_size_that_the_generator_does_not_take(self, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         strided = replace(loaded("compact-x2"), size_rule=SizeRule(16, 8))
         checkpoint = load_generator(Path(config.weights))[1]
-        monkeypatch.setattr(export.build, "load_generator", lambda path: (strided, checkpoint))
+        monkeypatch.setattr(export.build, "load_generator", lambda *arguments: (strided, checkpoint))
         with pytest.raises(UsageError, match="compact takes no 20x33 frames; the next size is 24x40"):
             build(replace(config, shape=(20, 33)))
 

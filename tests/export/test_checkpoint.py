@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as saved_safely
 
-from export.checkpoint import Checkpoint, load_state
-from runtime.errors import CheckpointError
+from export.checkpoint import WRAPPERS, Checkpoint, load_state
+from runtime.errors import CheckpointError, UsageError
 
 STATE = {"convs.0.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "convs.0.bias": torch.tensor([0.5, -1.0])}
 
@@ -87,11 +87,75 @@ def test_digest_is_that_of_the_file(read: Callable[..., Checkpoint]) -> None:
     assert read(data).sha256 == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("wrapper", ["params_ema", "params", "state_dict", "model", "state_dict_G"])
+WRAPPING = (
+    "params_ema", "params", "state_dict", "model", "model_state_dict", "state_dict_G", "generator", "netG", "net_g",
+    "G", "g_ema", "gen", "generator_ema", "weights", "net", "ema", "G_A", "netG_B", "generator_A2B",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPING)
 def test_weights_are_found_in_their_wrapper(wrapper: str, read: Callable[..., Checkpoint]) -> None:
-    found = read(saved({"epoch": 3, "optimizer": {"lr": 0.1}, wrapper: STATE}))
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    found = read(saved({"epoch": 3, "optimizer": optimizer, "netD": {"model.0.weight": torch.ones(2)}, wrapper: STATE}))
     assert_is_state(found)
     assert found.wrapper == wrapper
+
+
+@given(st.permutations(["params_ema", "generator", "netG", "params", "state_dict", "model"]), st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_the_order_in_the_file_does_not_matter(folder: Path, names: list[str], count: int) -> None:
+    path, there = folder / "net.pth", names[:count]
+    path.write_bytes(saved({name: {"weight": torch.full((2,), float(WRAPPERS.index(name)))} for name in there}))
+    first = min(there, key=WRAPPERS.index)
+    found = load_state(path)
+    assert found.wrapper == first
+    assert float(found.state["weight"][0]) == WRAPPERS.index(first)
+
+
+def test_a_wrapper_without_tensors_is_passed_over(read: Callable[..., Checkpoint]) -> None:
+    counters = {"decay": torch.tensor(0.999), "updates": torch.tensor(7)}
+    optimizer = {"state": {}, "param_groups": [], "weight": torch.ones(3)}
+    found = read(saved({"ema": counters, "generator": {"lr": 0.1}, "G": optimizer, "state_dict": STATE}))
+    assert_is_state(found)
+    assert found.wrapper == "state_dict"
+
+
+def test_a_part_is_a_place_in_the_file_or_the_front_of_names(tmp_path: Path) -> None:
+    path, other = tmp_path / "net.pth", {"weight": torch.zeros(3)}
+    path.write_bytes(saved({"netG_A": {"state_dict": STATE}, "netG_B": other, "mine": {"deep": STATE}}))
+    for part, wrapper in (("netG_A", "netG_A.state_dict"), ("mine.deep", "mine.deep")):
+        found = load_state(path, part)
+        assert_is_state(found)
+        assert (found.wrapper, found.prefix) == (wrapper, "")
+    path.write_bytes(saved({"model": {f"a.b.module.{name}": tensor for name, tensor in STATE.items()}}))
+    found = load_state(path, "a.b")
+    assert_is_state(found)
+    assert found.prefix == "a.b"
+    with pytest.raises(UsageError, match=r"net\.pth: the file has no part 'b'; its tensors' names begin with a"):
+        load_state(path, "b")
+
+
+def test_two_generators_are_both_named(refusal: Callable[..., str]) -> None:
+    text = refusal(saved({"netG_A": STATE, "netG_B": STATE, "netD_A": STATE, "epoch": 3}))
+    assert text == ": it holds 2 generators, netG_A and netG_B: choose one, e.g. --option part=netG_A"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+        {"optimizer_G": {"state": {}, "param_groups": []}, "optimizer_D": {"state": {}}, "epoch": 3},
+        {"optimizers": [{"state": {}, "param_groups": []}], "schedulers": [{}], "iter": 5000, "epoch": 3},
+    ],
+)
+def test_optimizer_alone(content: Any, refusal: Callable[..., str]) -> None:
+    assert refusal(saved(content)) == ": it holds an optimizer's state, not weights: name the file of the net itself"
+
+
+@pytest.mark.parametrize("name", ["netD", "net_d", "D", "D_A", "discriminator", "state_dict_D", "netD_B", "dis"])
+def test_discriminator_alone(name: str, refusal: Callable[..., str]) -> None:
+    text = refusal(saved({name: STATE, "epoch": 3}))
+    assert text.startswith(f": it holds a discriminator alone (under {name}); training needs it, a generator does not")
 
 
 def test_averaged_weights_come_before_the_others(read: Callable[..., Checkpoint]) -> None:
@@ -323,7 +387,7 @@ def test_content_without_names(content: Any, kind: str, refusal: Callable[..., s
 def test_dict_without_tensors(refusal: Callable[..., str]) -> None:
     text = refusal(saved({"epoch": 3, "lr": 0.1}))
     assert "it holds no named tensors (only 'epoch', 'lr')" in text
-    assert "weights are looked for under params_ema, params, state_dict, model" in text
+    assert "weights are looked for under params_ema, generator, state_dict, model and other usual names" in text
     assert "(only nothing)" in refusal(saved({}))
     assert "(only nothing)" in refusal(saved_safely({}), "net.safetensors")
 

@@ -4,16 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from bundle_factory import CODE_MAP, CODES, add_file, png, random_frames, write_conditional_bundle, write_small_bundle
 from checkpoint_factory import exported, published, saved, write_checkpoint
 
 import export.build
+import export.generators
 from export.cli import run
 from export.generators import GENERATORS
+from export.generators.base import Generator, Option
 from export.shipped import shipped_weights
 from runtime.bundle import open_bundle
 from runtime.codes import Code
@@ -102,11 +106,41 @@ def test_module_can_be_run_and_exits_with_its_code(tmp_path: Path) -> None:
 def test_list_names_families_and_shipped_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list"]) == 0
     text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    unwrapped = " ".join(text.split())
     for generator in GENERATORS:
         assert f"  {generator.id} " in text
-        assert generator.title in text
+        assert generator.title in unwrapped
+        assert generator.purpose
+        assert generator.purpose in unwrapped
+        assert generator.example in unwrapped
     for shipped in shipped_weights():
         assert f"  {shipped.name} " in text
+
+
+def test_list_shows_options_in_two_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    option = Option("statistics", ("frames", "stored"), "which statistics a batch norm uses " + 5 * "and why ")
+    family = replace(published_family("compact"), options=(option, Option("layers", (), "a list")))
+    monkeypatch.setattr(export.generators, "GENERATORS", (family,))
+    assert run(["list", "--json", str(tmp_path / "list.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    column = lines[1].index(family.title)
+    assert lines[3][column:].startswith("--option statistics=frames|stored: which statistics")
+    assert lines[4].startswith(" " * (column + 2))
+    assert "(default: frames)" in lines[4]
+    assert lines[5] == " " * column + "--option layers=TEXT: a list"
+    content = json.loads((tmp_path / "list.json").read_text())
+    assert [entry["id"] for entry in content["families"]] == ["compact"]
+    assert content["families"][0]["options"][0] == {
+        "name": "statistics", "values": ["frames", "stored"], "default": "frames", "help": option.help
+    }  # fmt: skip
+    assert [entry["name"] for entry in content["weights"]] == [shipped.name for shipped in shipped_weights()]
+
+
+def published_family(id: str) -> Generator:
+    return next(generator for generator in GENERATORS if generator.id == id)
 
 
 def test_build_writes_a_bundle_prints_the_figures_and_a_json(
@@ -147,6 +181,82 @@ def test_inspect_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "body.0.weight  [6, 3, 3, 3]" in text
     assert "family: srvgg " in text
     assert "scale 4, width 6, depth 2" in text
+    assert "reach: 4 pixels, measured" in text
+
+
+def test_inspect_writes_what_it_shows_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.pth"
+    state = {f"netG.{name}": tensor for name, tensor in published("mobile-rrn").state().items()}
+    path.write_bytes(saved({"state_dict": state | {"netD.x": torch.ones(2)}}))
+    assert run(["inspect", str(path), "--no-measure", "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert (content["family"], content["scale"], content["halo"]) == ("mobile-rrn", 4, None)
+    assert (content["wrapper"], content["prefix"], content["left_out"]) == ("state_dict", "netG", ["netD"])
+    assert content["tensors"]["netG.conv_first.weight"] == [6, 12, 3, 3]
+    assert [state["name"] for state in content["states"]] == ["previous", "hidden"]
+    assert "names begin with: netG" in captured.err
+    assert "note: taken from the tensors under netG; left out: netD" in captured.err
+
+
+def test_inspect_says_what_half_a_checkpoint_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = tmp_path / "half.pth", tmp_path / "report.json"
+    state = published("srgan-lornatang-x4").state()
+    half = {name: tensor for name, tensor in state.items() if not name.startswith("trunk.1")}
+    missing = [f"trunk.0.rcb.{place}.{kind}" for place, kind in ((1, "bias"), (3, "weight"))]
+    for name in missing:
+        del half[name]
+    path.write_bytes(saved({**half, "conv2.0.weight": torch.ones(3), "extra": torch.ones(2)}))
+    assert run(["inspect", str(path), "--json", str(report)]) == 1
+    captured = capsys.readouterr()
+    assert "\nnearest family: srgan (" in captured.out
+    assert f"\nmissing (2): {', '.join(missing)}\n" in captured.out
+    assert "\nextra (1): extra\n" in captured.out
+    assert "\nanother shape (1): conv2.0.weight is [3] instead of [4, 4, 3, 3]\n" in captured.out
+    assert captured.err.startswith(f"error: {path}: the checkpoint looks like srgan ")
+    assert f"it lacks {', '.join(missing)}; it has extra, which" in captured.err
+    content = json.loads(report.read_text())
+    assert (content["nearest"], content["missing"], content["extra"]) == ("srgan", missing, ["extra"])
+    assert "it lacks" in content["error"]
+
+
+def test_inspect_names_what_is_missing_where_the_family_is_not_sure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "half.pth"
+    state = {name: tensor for name, tensor in published("cyclegan").state().items() if name != "model.1.weight"}
+    path.write_bytes(saved(state))
+    assert run(["inspect", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert "nearest family: cyclegan (" in captured.out
+    assert captured.err.startswith(f"error: {path}: unknown architecture")
+
+
+def test_inspect_of_what_is_no_generator_names_no_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "latest_net_D.pth"
+    path.write_bytes(saved({"model.0.weight": torch.ones(4, 3, 4, 4), "model.2.weight": torch.ones(1, 4, 4, 4)}))
+    assert run(["inspect", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert "nearest" not in captured.out
+    assert captured.err.startswith(f"error: {path}: this is a discriminator (the PatchGAN")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("vgg19_normalised/vgg_normalised_conv3_1.pth", "a VGG net"),
+        ("mobilefacenet/mobilefacenet.pt", "MobileFaceNet"),
+        ("yunet/yunet_n.pth", "a detector"),
+    ],
+)
+def test_build_of_real_weights_that_are_no_generator(
+    name: str, sentence: str, assets: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = assets(f"weights/{name}")
+    code, text = failure(capsys, "build", str(path), "-o", str(tmp_path / "bundles"))
+    assert code == 1
+    assert text.startswith(f"{path}: this is {sentence}")
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_inspect_shortens_long_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +275,8 @@ def test_inspect_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -
     assert "frame size: any, halo 3, tileable yes" in text
     assert "frame: frame uint8 ['n', 'h', 'w', 3]" in text
     assert "fp16: model.fp16.onnx, " in text
+    assert run(["inspect", str(tiny_bundle), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tiny_bundle / "manifest.json").read_text())
     assert re.search(r"\n  onnxruntime-fp32: \d+\.\d\d dB, ΔE 0\.\d{4}, max [01] steps\n", text)
 
 
@@ -248,6 +360,19 @@ def test_check_of_a_bundle_that_misses_its_limits_is_exit_code_3(
         (["build", "a.pth", "--precision", "fp32,int4"], "unknown precision 'int4': choose among fp32, fp16"),
         (["build", "a.pth", "--precision", "fp16"], "every bundle needs the fp32 variant"),
         (["build", "a.pth", "--name", "a b"], "'a b' is no bundle name"),
+        (
+            ["build", "a.pth", "--option", "stored"],
+            "--option 'stored' must be NAME=VALUE, for example",
+        ),
+        (["build", "a.pth", "--option", "=stored"], "--option '=stored' must be NAME=VALUE"),
+        (["build", "a.pth", "--option", "mode="], "--option 'mode=' must be NAME=VALUE"),
+        (
+            ["build", "a.pth", "--eval", "--option", "statistics=frames"],
+            "the option statistics is both frames and",
+        ),
+        (["build", "sr-x2", "--option", "speed=3", "-o", "nowhere"], "compact has no option 'speed' (none)"),
+        (["build", "sr-x2", "--eval", "-o", "nowhere"], "compact has no option 'statistics' (none)"),
+        (["build", "sr-x2", "--module", "my_net.py", "-o", "nowhere"], "--module 'my_net.py' must be FILE.py:NAME or"),
         (["build", "a.pth", "--engine", "cuda"], None),
         (["frobnicate"], None),
         ([], None),

@@ -538,12 +538,6 @@ def test_shipped_weights_beat_bicubic(shipped: Shipped, assets: Callable[[str], 
     assert psnr(large, reference_output(generator, small)) > psnr(large, bicubic)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["fsrcnn/fsrcnn_x2.pth", "vgg19_normalised/vgg_normalised_conv1_1.pth"],
-)
-def test_real_weights_of_other_nets_are_not_mistaken_for_a_known_family(
-    name: str, assets: Callable[[str], Path]
-) -> None:
+def test_real_weights_of_another_net_are_not_mistaken_for_a_known_family(assets: Callable[[str], Path]) -> None:
     with pytest.raises(CheckpointError, match=r"unknown architecture: \d+ tensors such as "):
-        load_generator(assets(f"weights/{name}"))
+        load_generator(assets("weights/fsrcnn/fsrcnn_x2.pth"))
