@@ -9,9 +9,12 @@ from export.checkpoint import Checkpoint, load_state
 from export.generators.base import Generator, LoadedGenerator, State, numberless
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
+from export.generators.espcn import ESPCN
 from export.generators.fast_style import FAST_STYLE
+from export.generators.fsrcnn import FSRCNN
 from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.span import SPAN
+from export.generators.srcnn import SRCNN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
 from runtime.errors import CheckpointError, UsageError
@@ -24,6 +27,9 @@ GENERATORS: tuple[Generator, ...] = (
     FAST_STYLE,
     CYCLEGAN,
     MOBILE_RRN,
+    FSRCNN,
+    ESPCN,
+    SRCNN,
 )
 
 

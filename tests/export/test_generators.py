@@ -548,7 +548,7 @@ def test_shipped_weights_beat_bicubic(shipped: Shipped, assets: Callable[[str], 
 
 @pytest.mark.parametrize(
     "name",
-    ["fsrcnn/fsrcnn_x2.pth", "vgg19_normalised/vgg_normalised_conv1_1.pth"],
+    ["vgg19_normalised/vgg_normalised_conv1_1.pth"],
 )
 def test_real_weights_of_other_nets_are_not_mistaken_for_a_known_family(
     name: str, assets: Callable[[str], Path]
