@@ -13,6 +13,7 @@ from export.generators.espcn import ESPCN
 from export.generators.fast_style import FAST_STYLE
 from export.generators.fsrcnn import FSRCNN
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.other import load_other
 from export.generators.span import SPAN
 from export.generators.srcnn import SRCNN
 from export.generators.srgan import SRGAN
@@ -33,10 +34,15 @@ GENERATORS: tuple[Generator, ...] = (
 )
 
 
+class UnknownArchitectureError(CheckpointError):
+    """A state dict that fits no family."""
+
+
 def identify(state: State) -> Generator:
     """The family whose detector fires.
 
-    Raises :class:`CheckpointError` that names the nearest family where none does, and all of them where several do.
+    Raises :class:`UnknownArchitectureError` that names the nearest family where none does, and
+    :class:`CheckpointError` that names all of them where several do.
     """
     fitting = [generator for generator in GENERATORS if generator.detect(state)]
     if len(fitting) == 1:
@@ -52,7 +58,7 @@ def identify(state: State) -> Generator:
     shown = ", ".join(
         f"{name} {list(state[name].shape)}" for name in (names if len(names) < 4 else [*names[:2], names[-1]])
     )
-    raise CheckpointError(
+    raise UnknownArchitectureError(
         f"unknown architecture: {len(names)} tensors such as {shown}; the nearest family is {nearest.id} "
         f"({nearest.title}), which shares {len(seen & nearest.keys)} of its {len(nearest.keys)} kinds of tensor names "
         f"(known families: {', '.join(generator.id for generator in GENERATORS)})"
@@ -70,7 +76,7 @@ def _likeness(seen: frozenset[str], keys: frozenset[str]) -> tuple[float, float]
 
 
 def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tuple[LoadedGenerator, Checkpoint]:
-    """Read a checkpoint, find its family and build the net.
+    """Read a checkpoint, find its family and build the net. Where it fits none, spandrel is asked, if it is installed.
 
     ``options`` are what the user says about what the file does not, see :class:`Option`.
 
@@ -80,7 +86,10 @@ def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tupl
     """
     checkpoint = load_state(path)
     try:
-        generator = identify(checkpoint.state)
+        try:
+            generator = identify(checkpoint.state)
+        except UnknownArchitectureError as unknown:
+            return load_other(checkpoint.state, str(unknown), options), checkpoint
         check_options(generator, options or {})
         return generator.load(checkpoint.state, **(options or {})), checkpoint
     except CheckpointError as error:
