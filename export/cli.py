@@ -273,7 +273,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _inspect_checkpoint(path: Path) -> int:
     from export.checkpoint import load_state
-    from export.generators import identify
+    from export.generators import GENERATORS, from_state
 
     checkpoint = load_state(path)
     state = checkpoint.state
@@ -283,11 +283,13 @@ def _inspect_checkpoint(path: Path) -> int:
         print(f"found under: {checkpoint.wrapper}")
     rows = [f"  {printable(key)}  {list(tensor.shape)}" for key, tensor in state.items()]
     print("\n".join(rows if len(rows) <= 12 else [*rows[:8], f"  … {len(rows) - 12} more", *rows[-4:]]))
-    generator = identify(state)
-    loaded = generator.load(dict(state))
+    loaded = from_state(state)
+    title = next((generator.title for generator in GENERATORS if generator.id == loaded.family), "")
     facts = ", ".join(f"{key} {value}" for key, value in loaded.facts.items())
-    print(f"family: {generator.id} ({generator.title})")
+    print(f"family: {loaded.family}" + (f" ({title})" if title else ""))
     print(f"scale {loaded.scale}" + (f", {facts}" if facts else ""))
+    for note in loaded.notes:
+        print(note)
     return EXIT_OK
 
 

@@ -76,9 +76,7 @@ def _likeness(seen: frozenset[str], keys: frozenset[str]) -> tuple[float, float]
 
 
 def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tuple[LoadedGenerator, Checkpoint]:
-    """Read a checkpoint, find its family and build the net. Where it fits none, spandrel is asked, if it is installed.
-
-    ``options`` are what the user says about what the file does not, see :class:`Option`.
+    """Read a checkpoint, find its family and build the net, as :func:`from_state` does.
 
     Raises:
         CheckpointError: with the file's name, for anything that does not fit.
@@ -86,14 +84,26 @@ def load_generator(path: Path, options: Mapping[str, str] | None = None) -> tupl
     """
     checkpoint = load_state(path)
     try:
-        try:
-            generator = identify(checkpoint.state)
-        except UnknownArchitectureError as unknown:
-            return load_other(checkpoint.state, str(unknown), options), checkpoint
-        check_options(generator, options or {})
-        return generator.load(checkpoint.state, **(options or {})), checkpoint
+        return from_state(checkpoint.state, options), checkpoint
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def from_state(state: State, options: Mapping[str, str] | None = None) -> LoadedGenerator:
+    """The generator of a state dict. Where it fits no family, spandrel is asked, if it is installed.
+
+    ``options`` are what the user says about what the file does not, see :class:`Option`.
+
+    Raises:
+        CheckpointError: for anything that does not fit.
+        UsageError: the family has no such option, or not that value.
+    """
+    try:
+        generator = identify(state)
+    except UnknownArchitectureError as unknown:
+        return load_other(state, str(unknown), options)
+    check_options(generator, options or {})
+    return generator.load(state, **(options or {}))
 
 
 def check_options(generator: Generator, options: Mapping[str, str]) -> None:
@@ -109,4 +119,4 @@ def check_options(generator: Generator, options: Mapping[str, str]) -> None:
             )
 
 
-__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "identify", "load_generator"]
+__all__ = ["GENERATORS", "Generator", "LoadedGenerator", "from_state", "identify", "load_generator"]

@@ -125,15 +125,15 @@ def _the_one_that_keeps_grey(nets: Sequence[FsrcnnNet]) -> tuple[FsrcnnNet, str]
         errors.append(float((net(grey)[..., inside, inside] - grey[..., :1, :1]).abs().max()))
     order = sorted(range(len(nets)), key=errors.__getitem__)
     best, second = order[:2]
-    found = ", ".join(f"{error:.3f} at x{net.scale}" for net, error in zip(nets, errors, strict=True))
+    found = ", ".join(f"{100 * error:.1f} % at x{net.scale}" for net, error in zip(nets, errors, strict=True))
     if errors[best] > _CLEAR or errors[second] < 3 * _CLEAR:
         raise CheckpointError(
             "the checkpoint looks like fsrcnn, whose files do not say their scale, and its weights keep a grey picture "
-            f"grey at none clearly (it is off by {found} of 1): say it with --option scale=2, 3 or 4"
+            f"grey at none clearly (they are off by {found}): say it with --option scale=2, 3 or 4"
         )
     return nets[best], (
         f"The file does not say its scale; x{nets[best].scale} was found from the weights, which keep a grey picture "
-        f"grey only there (it is off by {found} of 1)."
+        f"grey only there (they are off by {found})."
     )
 
 

@@ -7,7 +7,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -64,9 +64,14 @@ class Staged(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Callable[[ModuleType], None] | None]], None]:
+def stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[dict[str, Callable[[ModuleType], None] | None]], None]]:
+    seen: set[str] = set()
+
     def staged(modules: dict[str, Callable[[ModuleType], None] | None]) -> None:
         roots = {name.split(".")[0] for name in modules}
+        seen.update(roots)
         for name in [name for name in sys.modules if name.split(".")[0] in roots]:
             monkeypatch.delitem(sys.modules, name)
         present = {name: action for name, action in modules.items() if action is not None}
@@ -74,7 +79,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Callable[[Modu
             monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
         monkeypatch.setattr(sys, "meta_path", [Staged(present), *sys.meta_path])
 
-    return staged
+    yield staged
+    for name in [name for name in sys.modules if name.split(".")[0] in seen]:
+        del sys.modules[name]
 
 
 def works(module: ModuleType) -> None:
@@ -321,6 +328,7 @@ class SizeBound(nn.Module):
         return image * float(int(image.shape[2]))
 
 
+@pytest.mark.slow  # the exporter tries in several ways
 def test_graph_that_would_take_one_size_only_is_refused_with_what_to_do() -> None:
     graph = FrameGraph(LoadedGenerator("test", SizeBound(), 1))
     with pytest.raises(GenedgeError, match="need --shape HxW, a graph of one size"):
