@@ -45,8 +45,8 @@ WANTED = {
     "sr-x2": {"set5": (36.85, 37.3), "set14": (32.72, 33.0)},
     "sr-x4": {"set5": (30.4, 31.0)},
 }
-#: net -> Set5 Y-PSNR in dB of the published weights in PyTorch, measured when they were collected (FSRCNN's on luma that
-#: was not turned into a picture, and not rounded)
+#: net -> Set5 Y-PSNR in dB of the published weights in PyTorch, measured when they were collected (FSRCNN's on luma
+#: before it was turned into a picture and rounded)
 PUBLISHED = {
     "srgan-x2": 35.49,
     "srgan-x4": 30.66,
