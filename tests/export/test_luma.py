@@ -13,6 +13,7 @@ from nets_luma import Fsrcnn, bicubic
 from published import frames, pictures
 from torch import Tensor, nn
 
+from export.cli import run as cli
 from export.frame_io import FrameGraph, measured_halo, reference_output
 from export.generators import identify, load_generator
 from export.generators.base import LoadedGenerator, State
@@ -230,6 +231,13 @@ def test_scale_of_fsrcnn_is_found_from_the_weights_and_told(scale: int) -> None:
     assert generator.scale == scale
     assert len(generator.notes) == 1
     assert f"x{scale} was found from the weights" in generator.notes[0]
+
+
+def test_inspect_tells_how_the_scale_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["inspect", str(write_checkpoint(tmp_path / "net.pth", "fsrcnn-x3"))]) == 0
+    shown = capsys.readouterr().out
+    assert "family: fsrcnn (FSRCNN of yjn870" in shown
+    assert "x3 was found from the weights, which keep a grey picture grey only there" in shown
 
 
 def unclear() -> State:
