@@ -60,7 +60,9 @@ NETS = (
     Net("mosaic-nc8", "fast-style", "fast_style_nc8/mosaic_nc8.pth"),
     Net("horse2zebra", "cyclegan", "cyclegan_horse2zebra/latest_net_G.pth"),
 )
-NAMES = tuple(net.name for net in NETS)
+#: nets of luma, whose INT8 is not measured
+LUMA = tuple(Net(f"fsrcnn-x{scale}", "fsrcnn", f"fsrcnn/fsrcnn_x{scale}.pth") for scale in (2, 3, 4))
+NAMES = tuple(net.name for net in (*NETS, *LUMA))
 #: nets with a state, which need runs of frames to be measured with
 RECURRENT = (
     Net("mobile-rrn-16", "mobile-rrn", "mobile_rrn/mobile_rrn_16.pth"),
@@ -71,7 +73,7 @@ INT8_BUDGET_DB = 0.1  # against ground truth, what `export build` takes too unle
 
 def find_net(name: str) -> Net | None:
     """The net called ``name``, or None (then it is a bundle's folder)."""
-    return next((net for net in NETS if net.name == name), None)
+    return next((net for net in (*NETS, *LUMA) if net.name == name), None)
 
 
 def bundle_options(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import common
-from benchmarks.nets import NETS, UnavailableError, bundle_of, bundle_options, find_net, folder_for_built
+from benchmarks.nets import LUMA, NETS, UnavailableError, bundle_of, bundle_options, find_net, folder_for_built
 from recipes.assets import assets_folder
 from runtime.errors import UsageError
 from runtime.frames import Frame, SizeRule
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from export.parity import VariantParity
 
 NAME = "parity"
-DEFAULT_BUNDLES = tuple(net.name for net in NETS)
+DEFAULT_BUNDLES = tuple(net.name for net in (*NETS, *LUMA))
 
 #: precision -> what it must reach. bf16 has 8 bits of precision, about one 8-bit step on a bright pixel.
 WANTED = {
@@ -112,7 +112,7 @@ def families_without_a_net() -> list[common.Target]:
     """Families that the exporter knows and that nothing here measures: named, so that none is forgotten."""
     from export.generators import GENERATORS
 
-    covered = {net.family for net in NETS}
+    covered = {net.family for net in (*NETS, *LUMA)}
     return [
         common.skipped(f"family {generator.id}", "no weights of it are measured here")
         for generator in GENERATORS

@@ -149,9 +149,8 @@ def make_gallery(
         gallery.rows.append(_row(path, loaded, output, assets, int8=int8, progress=step))
         _write(output / SHEET, sheet(gallery.rows))
     if not gallery.rows:
-        raise UsageError(
-            f"none of {len(paths)} files holds a generator: {'; '.join(gallery.skipped.values()) or 'no file'}"
-        )
+        reasons = "; ".join(gallery.skipped.values()) or "there is none"
+        raise UsageError(f"no generator among {len(paths)} files: {reasons}")
     return gallery
 
 

@@ -18,6 +18,7 @@ from runtime.errors import GenedgeError
 from runtime.frames import SizeRule
 
 INPUT, OUTPUT = "frame", "image"
+ONE_SIZE = "nets that compute with the frame's size while they run need --shape HxW, a graph of one size"
 
 
 def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[int, int] | None) -> onnx.ModelProto:
@@ -72,9 +73,13 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
         except Exception as error:  # the exporter wraps many kinds
             cause = error.__cause__ or error
             first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            raise GenedgeError(f"PyTorch's ONNX exporter refused the generator: {first}") from error
+            hint = f" ({ONE_SIZE})" if shape is None else ""
+            raise GenedgeError(f"PyTorch's ONNX exporter refused the generator: {first}{hint}") from error
     assert program is not None
-    return canonical(program.model_proto)
+    model = canonical(program.model_proto)
+    if shape is None and any(fixed_sizes(model.graph.input[0])[:3]):
+        raise GenedgeError(f"the generator's graph would take no other size than {width}x{height}: {ONE_SIZE}")
+    return model
 
 
 def _free_shapes(free: list[dict[int, Any]]) -> tuple[Any, ...]:

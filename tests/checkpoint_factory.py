@@ -15,6 +15,7 @@ import onnx
 import torch
 from nets_bicyclegan import PUBLISHED_BICYCLEGAN
 from nets_face_identity import PUBLISHED_FACE_IDENTITY
+from nets_luma import PUBLISHED_LUMA
 from nets_pix2pix import PUBLISHED_PIX2PIX, FramewiseBatchNorm
 from nets_stargan import PUBLISHED_STARGAN
 from published import Published, convolution, frames, last_convolution
@@ -488,6 +489,7 @@ PUBLISHED = (
     *PUBLISHED_BICYCLEGAN,
     *PUBLISHED_FACE_IDENTITY,
     *PUBLISHED_PIX2PIX,
+    *PUBLISHED_LUMA,
 )
 
 

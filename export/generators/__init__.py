@@ -12,13 +12,17 @@ from export.generators.base import Generator, LoadedGenerator, State
 from export.generators.bicyclegan import BICYCLEGAN
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
+from export.generators.espcn import ESPCN
 from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
+from export.generators.fsrcnn import FSRCNN
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.other import load_other
 from export.generators.pix2pix import PIX2PIX
 from export.generators.plugins import Plugins, load_plugins
 from export.generators.search import Found, find, refusal
 from export.generators.span import SPAN
+from export.generators.srcnn import SRCNN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
 from export.generators.stargan import STARGAN
@@ -37,6 +41,9 @@ GENERATORS: tuple[Generator, ...] = (
     BICYCLEGAN,
     FACE_IDENTITY,
     PIX2PIX,
+    FSRCNN,
+    ESPCN,
+    SRCNN,
 )
 
 
@@ -91,13 +98,17 @@ def generator_from(
 ) -> tuple[LoadedGenerator, Checkpoint]:
     """As :func:`load_generator`, from tensors that have been read: ``options`` without ``part``.
 
-    The checkpoint that it gives has the generator's own tensors.
+    The checkpoint that it gives has the generator's own tensors. Where no family fits, spandrel is asked, if it is
+    installed.
     """
     if module is not None:
         from export.user_module import load_user_generator
 
         return load_user_generator(module, checkpoint, options)
-    found, plugins = find_family(checkpoint.state)
+    try:
+        found, plugins = find_family(checkpoint.state)
+    except UnknownArchitectureError as unknown:
+        return load_other(checkpoint.state, str(unknown), options), checkpoint
     check_options(found.generator, options)
     if found.generator in GENERATORS:
         loaded = found.generator.load(found.state, **options)

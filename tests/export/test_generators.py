@@ -536,8 +536,3 @@ def test_shipped_weights_beat_bicubic(shipped: Shipped, assets: Callable[[str], 
     small = shrunk(large, scale)
     bicubic = cv2.resize(small, (96, 96), interpolation=cv2.INTER_CUBIC)
     assert psnr(large, reference_output(generator, small)) > psnr(large, bicubic)
-
-
-def test_real_weights_of_another_net_are_not_mistaken_for_a_known_family(assets: Callable[[str], Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"unknown architecture: \d+ tensors such as "):
-        load_generator(assets("weights/fsrcnn/fsrcnn_x2.pth"))

@@ -299,9 +299,7 @@ def test_real_weights_that_are_no_generator(name: str, sentence: str, assets: Ca
 
 def test_every_other_real_checkpoint_loads(assets: Callable[[str], Path]) -> None:
     files = [path for path in assets("weights").rglob("*.p*") if path.suffix in (".pt", ".pth")]
-    others = [
-        path for path in files if path.parent.name not in ("vgg19_normalised", "mobilefacenet", "yunet", "fsrcnn")
-    ]
+    others = [path for path in files if path.parent.name not in ("vgg19_normalised", "mobilefacenet", "yunet")]
     assert len(others) >= 10
     for path in others:
         generator, _ = load_generator(path)
