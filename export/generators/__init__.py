@@ -20,7 +20,7 @@ from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.other import load_other
 from export.generators.pix2pix import PIX2PIX
 from export.generators.plugins import Plugins, load_plugins
-from export.generators.search import Found, find, refusal
+from export.generators.search import Found, find, refusal, several
 from export.generators.span import SPAN
 from export.generators.srcnn import SRCNN
 from export.generators.srgan import SRGAN
@@ -137,7 +137,7 @@ def find_family(state: State) -> tuple[Found, Plugins]:
     with running("a family of another package"):
         found = find(state, plugins.generators)
     if found is None:
-        reason = not_generators.reason(state)
+        reason = not_generators.reason(state) or several(state, GENERATORS)
         if reason is not None:
             raise CheckpointError(reason)
         problems = "".join(f"; {problem}" for problem in plugins.problems)

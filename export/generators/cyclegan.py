@@ -236,7 +236,7 @@ def _load(state: State, statistics: str = "batch") -> LoadedGenerator:
     )
 
 
-_PLACES = ("model.N", "model.N.conv_block.N", "model.N.conv_block.N.conv.N")
+_PLACES = ("model.N", "model.N.conv_block.N")
 CYCLEGAN = Generator(
     id="cyclegan",
     title="CycleGAN / pix2pix ResNet generators of junyanz, also compressed by GAN Compression",

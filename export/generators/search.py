@@ -88,9 +88,11 @@ def nearest(state: State, families: Sequence[Generator]) -> Generator:
 
 def refusal(state: State, families: Sequence[Generator]) -> str:
     """One sentence about a checkpoint that no family fits: what it is instead, or which family it resembles."""
-    reason = not_generators.reason(state)
-    if reason is not None:
-        return reason
+    return not_generators.reason(state) or several(state, families) or _unknown(state, families)
+
+
+def several(state: State, families: Sequence[Generator]) -> str | None:
+    """What to say about a file of several nets, one of which fits a family; None for any other."""
     for front in _fronts(state):
         if DISCRIMINATOR.fullmatch(front):
             continue
@@ -101,6 +103,10 @@ def refusal(state: State, families: Sequence[Generator]) -> str:
                 f"the file holds several nets, and the tensors under {front} look like {fitting[0]}: "
                 f"add --option part={front}"
             )
+    return None
+
+
+def _unknown(state: State, families: Sequence[Generator]) -> str:
     near = nearest(state, families)
     seen = frozenset(map(numberless, state))
     names = list(state)

@@ -54,7 +54,7 @@ def test_a_sheet_shows_what_pytorch_and_the_runtime_make_of_a_photo(weights: Pat
         assert np.abs(cells[2].astype(int) - wanted).max() <= 3  # fp16
         assert (cells[3] == 240).mean() > 0.8  # INT8 was not made: grey, with a text
     assert (output / "bundles" / "tiny-x2" / "manifest.json").is_file()
-    assert any("2 of 3, " in text for text in told)
+    assert any("3 of 3, tiny-x2.pth: " in text for text in told)
 
 
 def test_int8_is_made_of_material_that_suits(weights: Path, tmp_path: Path) -> None:
