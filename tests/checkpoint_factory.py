@@ -13,6 +13,9 @@ from typing import Any
 
 import onnx
 import torch
+from nets_edsr import PUBLISHED_EDSR
+from nets_msrresnet import PUBLISHED_MSRRESNET
+from nets_rrdb import PUBLISHED_RRDB
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
 from torch.nn import functional
@@ -468,6 +471,9 @@ PUBLISHED = (
         settle=settled_mobile_rrn,
         others=lambda image: (image.flip(3), torch.full((len(image), 6, *image.shape[2:]), 9.0)),
     ),
+    *PUBLISHED_RRDB,
+    *PUBLISHED_MSRRESNET,
+    *PUBLISHED_EDSR,
 )
 
 

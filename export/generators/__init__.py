@@ -9,8 +9,11 @@ from export.checkpoint import Checkpoint, load_state
 from export.generators.base import Generator, LoadedGenerator, State, numberless
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
+from export.generators.edsr import EDSR
 from export.generators.fast_style import FAST_STYLE
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.msrresnet import MSRRESNET
+from export.generators.rrdb import RRDB
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
 from export.generators.srvgg import SRVGG
@@ -24,6 +27,9 @@ GENERATORS: tuple[Generator, ...] = (
     FAST_STYLE,
     CYCLEGAN,
     MOBILE_RRN,
+    RRDB,
+    MSRRESNET,
+    EDSR,
 )
 
 
