@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -182,6 +182,8 @@ def _published_output(result: Tensor, span: Range) -> Frame:
 
 
 NEGLIGIBLE = 1 / 256  # of an 8-bit step: far below what rounding can show
+_FIRST_RADIUS = 24  # pixels; most nets for live video need no larger field
+_PROBES = 6  # pixels that are switched, since a ReLU hides paths; next to each other, so in several phases of a stride
 
 
 @torch.no_grad()
@@ -189,9 +191,10 @@ def measured_halo(graph: FrameGraph, minimum: int, multiple: int, scale: int, li
     """How many input pixels away something can still change an output pixel, measured on the network.
 
     Two things are done to a frame of noise, and the larger reach counts: a pixel in the middle is
-    switched between black and white (several places, since a ReLU hides paths), and the frame is cut
-    off on each side, as a tile is, so that the network pads with zeros where pixels were. The field of
-    view is enlarged until the influence ends inside it.
+    switched between black and white (at several places), and the frame is cut off on each side, as a tile is, so that
+    the network pads with zeros where pixels were. Both begin with a small frame, which grows by half until the
+    influence ends inside it; a frame that turns out too small is left at once, so that a deep network costs little
+    more than its last frame, whose sides are at most three times the reach.
 
     Args:
         graph: the wrapped generator.
@@ -201,49 +204,72 @@ def measured_halo(graph: FrameGraph, minimum: int, multiple: int, scale: int, li
 
     Raises ``ValueError`` where the influence reaches beyond ``limit`` pixels (global statistics).
     """
-    generator = torch.Generator().manual_seed(0)
-    radius = 24
+
+    def side(length: int) -> int:
+        return -(-max(length, minimum) // multiple) * multiple
+
+    def cut(radius: int) -> int | None:
+        return _reach_of_cut(graph, side(radius + multiple), side(radius // 2), multiple, scale)
+
+    def switched(radius: int) -> int | None:
+        return _reach_of_pixel(graph, side(2 * (radius + multiple - 1) + _PROBES), multiple, scale)
+
+    return max(_reach_inside(cut, limit), _reach_inside(switched, limit))
+
+
+def _reach_inside(measure: Callable[[int], int | None], limit: int) -> int:
+    """What ``measure`` gives for the smallest radius tried at which it gives a reach, and not that it ends outside."""
+    radius = _FIRST_RADIUS
     while radius <= limit:
-        side = max(2 * radius + 1, minimum)
-        side = -(-side // multiple) * multiple
-        cut = -(-side // 4 // multiple) * multiple
-        whole = max(side, -(-minimum // multiple) * multiple + cut)  # what a cut leaves must still obey the rule
-        noise = torch.randint(0, 256, (1, whole, whole, 3), generator=generator, dtype=torch.uint8)
-        reach = max(_reach_of_pixel(graph, noise, multiple, scale), _reach_of_cut(graph, noise, cut, scale))
-        if reach < min(side // 2 - multiple, radius):
+        reach = measure(radius)
+        if reach is not None:
             return reach
-        radius *= 2
+        radius += radius // 2
     raise ValueError(f"the influence of a pixel reaches beyond {limit} pixels")
 
 
-def _reach_of_pixel(graph: FrameGraph, noise: Tensor, multiple: int, scale: int) -> int:
-    """Largest distance in input pixels, along an axis, at which one pixel moves an output value."""
+def _noise(side: int) -> Tensor:
+    chance = torch.Generator().manual_seed(side)
+    return torch.randint(0, 256, (1, side, side, 3), generator=chance, dtype=torch.uint8)
+
+
+def _reach_of_pixel(graph: FrameGraph, side: int, multiple: int, scale: int) -> int | None:
+    """Largest distance in input pixels, along an axis, at which one pixel moves an output value; None where that may
+    be outside of the frame."""
+    first = side // 2 // multiple * multiple - _PROBES // 2  # on both sides of where the cells of a stride meet
+    room = min(first, side - first - _PROBES)
+    places = range(first, first + _PROBES)
+    noise = _noise(side)
+    noise[0, places, places] = 0
+    black = graph.values(noise)
     reach = 0
-    for probe in range(6):
-        black = noise.roll(probe, 1)
-        # all phases of a stride: the pixel moves by one within the smallest period
-        y = x = noise.shape[1] // 2 + (probe % multiple if multiple > 1 else probe)
-        white = black.clone()
-        black[0, y, x], white[0, y, x] = 0, 255
-        moved = (graph.values(black) - graph.values(white)).abs().amax(dim=(0, 1)) > NEGLIGIBLE
-        for places in (torch.nonzero(moved.any(dim=1)).flatten(), torch.nonzero(moved.any(dim=0)).flatten()):
-            if len(places):
-                reach = max(reach, y - int(places[0]) // scale, int(places[-1]) // scale - y)
+    for place in places:
+        white = noise.clone()
+        white[0, place, place] = 255
+        moved = (graph.values(white) - black).abs().amax(dim=(0, 1)) > NEGLIGIBLE
+        for touched in (torch.nonzero(moved.any(dim=1)).flatten(), torch.nonzero(moved.any(dim=0)).flatten()):
+            if len(touched):
+                reach = max(reach, place - int(touched[0]) // scale, int(touched[-1]) // scale - place)
+        if reach >= room:
+            return None
     return reach
 
 
-def _reach_of_cut(graph: FrameGraph, noise: Tensor, cut: int, scale: int) -> int:
-    """How many input pixels from a new border the output differs from that of the whole frame."""
-    reach = 0
+def _reach_of_cut(graph: FrameGraph, part: int, cut: int, multiple: int, scale: int) -> int | None:
+    """How many input pixels from a new border the output differs from that of the whole frame, of which ``cut`` pixels
+    are cut off and ``part`` are left; None where that may be more than these."""
+    noise = _noise(part + cut)
     whole = graph.values(noise)
+    reach = 0
     for turns in range(4):  # cut at the top, left, bottom, right
         rows = slice(cut, None) if turns == 0 else slice(None, -cut) if turns == 2 else slice(None)
         columns = slice(cut, None) if turns == 1 else slice(None, -cut) if turns == 3 else slice(None)
-        large = [slice(*(edge and edge * scale for edge in (part.start, part.stop))) for part in (rows, columns)]
-        part = graph.values(noise[:, rows, columns].contiguous())
-        differs = (part - whole[:, :, large[0], large[1]]).abs().amax(dim=(0, 1)) > NEGLIGIBLE
+        large = [slice(*(edge and edge * scale for edge in (each.start, each.stop))) for each in (rows, columns)]
+        values = graph.values(noise[:, rows, columns].contiguous())
+        differs = (values - whole[:, :, large[0], large[1]]).abs().amax(dim=(0, 1)) > NEGLIGIBLE
         along = torch.nonzero(differs.any(dim=1 - turns % 2)).flatten() // scale
         if len(along):
-            length = part.shape[2 + turns % 2] // scale
-            reach = max(reach, int(along[-1]) + 1 if turns < 2 else length - int(along[0]))
+            reach = max(reach, int(along[-1]) + 1 if turns < 2 else part - int(along[0]))
+        if reach >= part - multiple:
+            return None
     return reach
