@@ -129,6 +129,6 @@ MSRRESNET = Generator(
     keys=frozenset(f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")),
     detect=lambda state: any(layout.fits(state) for layout in _LAYOUTS),
     load=_load,
-    example="MSRResNet_x4_f64b16_DIV2K_1000k_B16G1_wandb.pth",
+    example="msrresnet_x4c64b16_1x16_300k_div2k_20200521-61556be5.pth",
     purpose="super-resolution of clean pictures, x2 to x4",
 )
