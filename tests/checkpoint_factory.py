@@ -14,9 +14,12 @@ from typing import Any
 import onnx
 import torch
 from nets_bicyclegan import PUBLISHED_BICYCLEGAN
+from nets_edsr import PUBLISHED_EDSR
 from nets_face_identity import PUBLISHED_FACE_IDENTITY
 from nets_luma import PUBLISHED_LUMA
+from nets_msrresnet import PUBLISHED_MSRRESNET
 from nets_pix2pix import PUBLISHED_PIX2PIX, FramewiseBatchNorm
+from nets_rrdb import PUBLISHED_RRDB
 from nets_stargan import PUBLISHED_STARGAN
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
@@ -490,6 +493,9 @@ PUBLISHED = (
     *PUBLISHED_FACE_IDENTITY,
     *PUBLISHED_PIX2PIX,
     *PUBLISHED_LUMA,
+    *PUBLISHED_RRDB,
+    *PUBLISHED_MSRRESNET,
+    *PUBLISHED_EDSR,
 )
 
 

@@ -12,14 +12,17 @@ from export.generators.base import Generator, LoadedGenerator, State
 from export.generators.bicyclegan import BICYCLEGAN
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
+from export.generators.edsr import EDSR
 from export.generators.espcn import ESPCN
 from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
 from export.generators.fsrcnn import FSRCNN
 from export.generators.mobile_rrn import MOBILE_RRN
+from export.generators.msrresnet import MSRRESNET
 from export.generators.other import load_other
 from export.generators.pix2pix import PIX2PIX
 from export.generators.plugins import Plugins, load_plugins
+from export.generators.rrdb import RRDB
 from export.generators.search import Found, find, refusal, several
 from export.generators.span import SPAN
 from export.generators.srcnn import SRCNN
@@ -44,6 +47,9 @@ GENERATORS: tuple[Generator, ...] = (
     FSRCNN,
     ESPCN,
     SRCNN,
+    RRDB,
+    MSRRESNET,
+    EDSR,
 )
 
 

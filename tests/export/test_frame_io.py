@@ -184,6 +184,43 @@ def test_halo_beyond_the_first_field_of_view_is_found() -> None:
     assert halo(positive(*[9] * 9)) == 36  # the search begins with 24 pixels
 
 
+def far(*dilations: int) -> nn.Sequential:
+    """3x3 convolutions with gaps, which those before them fill; all weights 1."""
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=gap, dilation=gap, bias=False) for gap in dilations))
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+    return net
+
+
+def test_halo_that_is_measured_in_a_strip() -> None:
+    assert halo(far(1, 3, 9, 27, 40)) == 80
+
+
+@pytest.mark.parametrize(("down", "right"), [(-1, 0), (1, 0), (0, -1), (0, 1)], ids=["up", "down", "left", "right"])
+def test_halo_to_one_side_only_in_a_strip(down: int, right: int) -> None:
+    net = far(1, 2, 4, 8, 16, 32, 7)
+    with torch.no_grad():
+        for kernel in net.parameters():
+            kernel.zero_()
+            kernel[:, :, 1, 1] = kernel[:, :, 1 + down, 1 + right] = 0.3
+    assert halo(net) == 70
+
+
+def test_a_frame_that_is_too_small_is_left_at_once() -> None:
+    sizes: list[int] = []
+    net = far(1, 3, 9, 27, 40, 9)
+
+    def noted(image: Tensor) -> Tensor:
+        sizes.append(max(image.shape[2:]))
+        return net(image)
+
+    assert halo(Function(noted)) == 89
+    assert sizes[:4] == [37, 37, 55, 55]  # a whole frame and one cut of it, which is as long to the other side
+    # at the end, two strips with two cuts each, then two with two switched pixels each, just long enough
+    assert sizes[-6:] == [2 * 90 + 6] * 6
+    assert len(sizes) <= 2 * 4 + 6 + 6
+
+
 def test_halo_of_a_dilated_convolution() -> None:
     net = nn.Conv2d(3, 3, 3, padding=4, dilation=4)
     nn.init.constant_(net.weight, 0.1)

@@ -284,10 +284,6 @@ def test_cyclegan_with_another_number_of_strides_is_refused(first: int) -> None:
         (("block_2.c1_r.eval_conv.weight", "conv_cat.weight", "conv_0.weight"), "span"),
         (("deconv1.conv2d.weight", "in4.weight", "in4.bias"), "fast-style"),
         (("model.1.weight", "model.1.bias", "model.12.conv_block.1.conv.0.weight", "model.12.filt"), "cyclegan"),
-        (
-            ("model.12.conv_block.1.weight", "model.23.bias", "model.1.taps"),
-            "face-identity-transformer",
-        ),
         (("main.9.main.1.running_mean", "main.0.weight", "main.1.bias", "main.2.taps"), "stargan"),
         (("model.submodule.down.1.bias", "model.submodule.up.1.weight", "model.up.1.taps"), "bicyclegan"),
         (("model.model.3.bias", "model.model.1.model.3.model.5.weight", "model.model.1.model.6.filt"), "pix2pix"),
