@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from nets_frvsr import PUBLISHED_FRVSR
 from published import Published, convolution, frames, last_convolution
 from torch import Tensor, nn
 from torch.nn import functional
@@ -468,6 +469,7 @@ PUBLISHED = (
         settle=settled_mobile_rrn,
         others=lambda image: (image.flip(3), torch.full((len(image), 6, *image.shape[2:]), 9.0)),
     ),
+    *PUBLISHED_FRVSR,
 )
 
 

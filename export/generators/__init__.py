@@ -10,6 +10,7 @@ from export.generators.base import Generator, LoadedGenerator, State, numberless
 from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
 from export.generators.fast_style import FAST_STYLE
+from export.generators.frvsr import FRVSR
 from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.span import SPAN
 from export.generators.srgan import SRGAN
@@ -24,6 +25,7 @@ GENERATORS: tuple[Generator, ...] = (
     FAST_STYLE,
     CYCLEGAN,
     MOBILE_RRN,
+    FRVSR,
 )
 
 
