@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import GenedgeError
 from runtime.frames import Frames
-from runtime.manifest import Manifest, Port
+from runtime.manifest import Manifest, Port, free_sizes
 from runtime.sessions.base import Pending, Session, SessionInfo
 
 Arrays = Mapping[str, NDArray[Any]]  # port's name -> C-contiguous array of the port's dtype
@@ -29,6 +29,7 @@ class Recurrence:
     frame: Port
     image: Port
     states: tuple[Port, ...]  # each with a source and an initial value
+    scale: int = 1  # output size over input size
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -41,7 +42,7 @@ class Recurrence:
 
     def shapes(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape of every input for frames of shape (N, H, W, 3)."""
-        sizes = {side: size for side, size in zip(self.frame.shape, frames, strict=True) if isinstance(side, str)}
+        sizes = free_sizes(self.frame, self.image, frames, self.scale)
         states = {
             port.name: tuple(side if isinstance(side, int) else sizes[side] for side in port.shape)
             for port in self.states
@@ -60,7 +61,7 @@ def recurrence_of(manifest: Manifest) -> Recurrence | None:
             raise GenedgeError(
                 f"the manifest of {manifest.name} does not say what feeds the state {port.name}: build the bundle again"
             )
-    return Recurrence(manifest.frame, manifest.image, states) if states else None
+    return Recurrence(manifest.frame, manifest.image, states, manifest.geometry.scale) if states else None
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:
