@@ -208,8 +208,8 @@ class FrvsrNet(nn.Module):
         height, width = picture.shape[2:]
         x, y = torch.arange(width).float(), torch.arange(height).float()
         pixel = 2 / torch.cat((x[-1:], y[-1:]))  # from one pixel of the picture to the next
-        columns = torch.stack((x * pixel[0] - 1, torch.zeros_like(x)))[:, None, :]
-        rows = torch.stack((torch.zeros_like(y), y * pixel[1] - 1))[:, :, None]
+        columns = torch.stack((x * pixel[0] - 1, 0 * x))[:, None, :]
+        rows = torch.stack((0 * y, y * pixel[1] - 1))[:, :, None]
         shift = self.upsample_func(motion * (_FASTEST * self.scale * pixel[:, None, None]))
         places = (shift + columns + rows).permute(0, 2, 3, 1)
         return functional.grid_sample(picture, places, "bilinear", padding_mode="border", align_corners=True)
