@@ -81,7 +81,7 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
 
 def _with_state_sizes(model: onnx.ModelProto, graph: FrameGraph) -> onnx.ModelProto:
     """Call the sides of a state of the image's size ``sh`` and ``sw``, as the manifest does."""
-    names = {}
+    names: dict[str, str] = {}
     for state, port in zip(graph.states, model.graph.input[1:], strict=False):
         if state.output is not None and state.scale > 1:
             _, _, height, width = (dimension.dim_param for dimension in port.type.tensor_type.shape.dim)

@@ -36,10 +36,11 @@ _FP16_MAX = float(np.finfo(np.float16).max)  # 65504
 def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onnx.ModelProto:
     """Write float16 into the graph itself, as strongly typed TensorRT wants it.
 
-    Float32 stay: the operators in ``FP32_OPERATORS``, what makes the coordinates of a GridSample (:func:`_coordinates`),
-    the nodes that ``settings.keep`` names, nodes with a constant beyond float16's range, and everything before the first and after the last
-    weighted operator (scaling, anchor, clip and round of 0..255 values, which float16 would round to
-    an eighth of a step). Casts are inserted where the two meet; inputs and outputs keep their types.
+    Float32 stay: the operators in ``FP32_OPERATORS``, what makes the places of a GridSample (see
+    :func:`_coordinates`), the nodes that ``settings.keep`` names, nodes with a constant beyond
+    float16's range, and everything before the first and after the last weighted operator (scaling,
+    anchor, clip and round of 0..255 values, which float16 would round to an eighth of a step). Casts
+    are inserted where the two meet; inputs and outputs keep their types.
 
     Raises:
         GenedgeError: ``settings.keep`` names a node that does not exist, or the graph has subgraphs.

@@ -196,10 +196,10 @@ class FrvsrNet(nn.Module):
         Returns:
             The picture ``float32 (N, 3, scale H, scale W) RGB``, not clipped, twice: to be shown, and to be kept.
         """
-        picture = self.srnet(frame, self._moved(previous_output, self.fnet(frame, previous)))
+        picture = self.srnet(frame, self.moved(previous_output, self.fnet(frame, previous)))
         return picture, picture
 
-    def _moved(self, picture: Tensor, motion: Tensor) -> Tensor:
+    def moved(self, picture: Tensor, motion: Tensor) -> Tensor:
         """``picture`` in the places of the frame; ``motion`` is what :class:`_Motion` gives.
 
         Sampling wants places from -1 to 1. What depends on the frame's size are two vectors of one row and one column,
@@ -260,11 +260,11 @@ def _load(state: State, degradation: str = "auto") -> LoadedGenerator:
     if bicubic and not held:
         own |= dict.fromkeys(_KERNELS, bicubic_kernels(scale))
     load_strictly(net, own, _FAMILY)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not held and degradation == "auto":
         notes = (
-            "The file holds no cubic kernels, so frame and motion are enlarged bilinearly, as its publishers do for BI; "
-            "for weights of BD that lost them: --option degradation=BD.",
+            "The file holds no cubic kernels, so frame and motion are enlarged bilinearly, as its publishers do for "
+            "BI; for weights of BD that lost them: --option degradation=BD.",
         )
     return LoadedGenerator(
         _FAMILY,

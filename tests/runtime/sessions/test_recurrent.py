@@ -158,7 +158,7 @@ PICTURE_PORTS = Recurrence(
 
 
 def picture_model() -> bytes:
-    """The output of the step before goes in again, as large as it is, with the frame before, which is black at first."""
+    """The output of the step before goes in again, as large as it is, and the frame before, which is black at first."""
     node, value = helper.make_node, helper.make_tensor_value_info
     nodes = [
         node("Cast", ["frame"], ["frame_float"], to=TensorProto.FLOAT),
@@ -219,7 +219,10 @@ def test_a_state_may_be_as_large_as_the_image(open_recurrent: Open) -> None:
 
 def test_large_states_count_with_their_own_size() -> None:
     """Twice 3 channels of float32 at 13000x13000 pixels are 4 GB, at a quarter of that one."""
-    with RecurrentSession(Scripted(), PICTURE_PORTS, 2) as session, pytest.raises(GenedgeError, match="more than 2 GiB"):
+    with (
+        RecurrentSession(Scripted(), PICTURE_PORTS, 2) as session,
+        pytest.raises(GenedgeError, match="more than 2 GiB"),
+    ):
         session.infer(np.zeros((1, 6500, 6500, 3), np.uint8), np.empty((1, 13000, 13000, 3), np.uint8))
 
 
