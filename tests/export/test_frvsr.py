@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -196,6 +197,13 @@ def test_graph_has_the_ports_of_the_manifest() -> None:
         assert [(port.name, tuple(shape_of(port))) for port in ports] == [(port.name, port.shape) for port in wanted]
     assert [(port.initial, port.source) for port in described.states] == [("zeros", "frame"), ("zeros", "next_output")]
     assert [(entry.version, model.ir_version) for entry in model.opset_import] == [(17, 8)]
+
+
+def test_a_state_of_another_size_cannot_be_described() -> None:
+    generator = loaded("frvsr-bd-x4")
+    states = (generator.states[0], replace(generator.states[1], scale=2))
+    with pytest.raises(ValueError, match="the size of the frame or that of the image"):
+        draft_manifest("net", replace(generator, states=states), Checkpoint({}, "0" * 64), "MIT", "noise", 0, None)
 
 
 def test_graph_samples_with_places_that_it_makes_of_two_vectors() -> None:
