@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from published import Published, convolution, randomised
@@ -150,7 +152,7 @@ class Frnet(nn.Module):
 
 
 @torch.no_grad()
-def published_run(net: nn.Module, images: Frames) -> Frames:
+def published_run(net: Frnet, images: Frames) -> Frames:
     """As ``infer_sequence`` does it, for consecutive ``uint8 (T, H, W, 3) BGR``: from a black frame and picture."""
     planes = torch.from_numpy(np.ascontiguousarray(images[..., ::-1])).permute(0, 3, 1, 2).float() / 255
     before, frame_before, outputs = None, torch.zeros_like(planes[:1]), []
@@ -175,7 +177,7 @@ def settled(net: nn.Module) -> None:
         net.srnet.conv_out.bias.add_(0.4)
 
 
-def _others(scale: int):
+def _others(scale: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
     def others(image: Tensor) -> tuple[Tensor, ...]:
         size = (image.shape[2] * scale, image.shape[3] * scale)
         before = functional.interpolate(image.flip(2), size, mode="bicubic", align_corners=False)
