@@ -22,13 +22,15 @@ Arrays = dict[str, NDArray[Any]]
 class StateRule:
     """How a state input is filled: ``source`` is the output, or the input, of the step before that becomes it.
 
-    At the start of a run it is the current ``frame``, or zeros of ``channels`` at the frame's size.
+    At the start of a run it is the current ``frame``, or zeros: of ``channels`` at ``scale`` times the frame's size, or
+    where ``channels`` is 0, a black frame.
     """
 
     name: str
     source: str
     initial: str = "zeros"
     channels: int = 0
+    scale: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,5 +128,7 @@ class Feeds:
 def _initial(rule: StateRule, frame: NDArray[Any]) -> NDArray[Any]:
     if rule.initial == "frame":
         return frame
+    if not rule.channels:
+        return np.zeros_like(frame)
     _, height, width, _ = frame.shape
-    return np.zeros((1, rule.channels, height, width), dtype=np.float32)
+    return np.zeros((1, rule.channels, height * rule.scale, width * rule.scale), dtype=np.float32)

@@ -25,7 +25,7 @@ from calib.sensitivity import Budget, Form, Judge, Play, Search, about_as_good, 
 from calib.truth import contrast_of, hardened, reduced
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frame
-from runtime.manifest import Artifact, Manifest
+from runtime.manifest import Artifact, Manifest, Port
 from runtime.sessions import Choice, available_backends, session_for
 
 JUDGE_FRAMES = 12  # frames that losses are measured on
@@ -410,16 +410,20 @@ def _feeds(material: CalibrationSet, clips: Clips, manifest: Manifest, *, harden
         start = sum(len(part) for part in parts)
         parts.append(clips.inputs)
         runs += [tuple(start + index for index in run) for run in clips.runs]
-    states = tuple(
-        StateRule(port.name, str(port.source), str(port.initial), _channels(port.shape)) for port in manifest.states
-    )
+    states = tuple(_state_rule(port, manifest) for port in manifest.states)
     extra = hashlib.sha256(b"".join(frame.tobytes() for frame in clips.inputs)).hexdigest()
     key = hashlib.sha256(f"{material.digest} {material.size} {extra} {runs} {HARDENED_BY}".encode()).hexdigest()
     return Feeds(_Joined(parts), key, tuple(runs), states, code_rules(manifest), frame_input=manifest.frame.name)
 
 
-def _channels(shape: tuple[int | str, ...]) -> int:
-    return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else 0
+def _state_rule(port: Port, manifest: Manifest) -> StateRule:
+    """How calibration fills a state; the manifest says so, see ``runtime/MANIFEST.md``."""
+    source, initial = str(port.source), str(port.initial)
+    if source == manifest.frame.name or len(port.shape) != 4:  # the exporter writes no others
+        return StateRule(port.name, source, initial)
+    channels, height = port.shape[1], port.shape[2]
+    scale = 1 if height == manifest.frame.shape[1] else manifest.geometry.scale
+    return StateRule(port.name, source, initial, channels if isinstance(channels, int) else 0, scale)
 
 
 def _spread(runs: Sequence[tuple[int, ...]], count: int, *, whole: bool = False) -> tuple[tuple[int, ...], ...]:

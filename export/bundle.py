@@ -19,6 +19,7 @@ from export.config import LIMITS
 from export.generators.base import Condition, LoadedGenerator, RecurrentState
 from export.parity import Pair, VariantParity, golden_pairs
 from runtime.bundle import PARITY_NAME, Bundle
+from runtime.codes import numbers_of
 from runtime.errors import UsageError
 from runtime.folder import new_folder
 from runtime.frames import Frame
@@ -72,7 +73,9 @@ def draft_manifest(
     scale = loaded.scale
     free: tuple[int | str, ...] = ("n", "h", "w") if shape is None else (1, *shape)
     scaled: tuple[int | str, ...] = ("n", "sh", "sw") if shape is None else (1, shape[0] * scale, shape[1] * scale)
-    frame = Port("frame", "frame", "uint8", (*free, 3))
+    frame, image = Port("frame", "frame", "uint8", (*free, 3)), Port("image", "image", "uint8", (*scaled, 3))
+    if any(state.scale not in (1, scale) for state in loaded.states):  # the manifest has no name for another size
+        raise ValueError("a state has the size of the frame or that of the image")
     return Manifest(
         name=name,
         task=loaded.task,
@@ -80,12 +83,13 @@ def draft_manifest(
         weights=Weights(checkpoint.sha256, licence, trained_on),
         inputs=(
             frame,
-            *(_state_input(state, frame) for state in loaded.states),
+            *(_state_input(state, frame, image) for state in loaded.states),
             *(_code_input(condition, frame) for condition in loaded.conditions),
         ),
         outputs=(
-            *(Port(name, "image", "uint8", (*scaled, 3)) for name in ("image", *(more.name for more in loaded.images))),
-            *(_state_output(state.output, state, frame) for state in loaded.states if state.output is not None),
+            image,
+            *(replace(image, name=more.name) for more in loaded.images),
+            *(_state_output(state.output, state, frame, image) for state in loaded.states if state.output is not None),
         ),
         geometry=Geometry(
             scale, loaded.size_rule, halo, loaded.tileable, shape, loaded.fit if shape is not None else "pad"
@@ -118,6 +122,7 @@ def write_files(
             Golden(
                 _write_picture(folder, f"golden/{index}.input.png", pair.frame),
                 _write_picture(folder, f"golden/{index}.output.png", pair.reference),
+                {name: numbers_of(values) for name, values in pair.codes.items()},
             )
         )
     manifest = replace(
@@ -130,16 +135,16 @@ def write_files(
     return Bundle(folder, manifest)
 
 
-def _state_input(state: RecurrentState, frame: Port) -> Port:
+def _state_input(state: RecurrentState, frame: Port, image: Port) -> Port:
     if state.output is None:
-        return Port(state.name, "state", frame.dtype, frame.shape, source=frame.name, initial="frame")
-    output = _state_output(state.output, state, frame)
-    return replace(output, name=state.name, source=output.name, initial="zeros")
+        return Port(state.name, "state", frame.dtype, frame.shape, source=frame.name, initial=state.begins_as)
+    output = _state_output(state.output, state, frame, image)
+    return replace(output, name=state.name, source=output.name, initial=state.begins_as)
 
 
-def _state_output(name: str, state: RecurrentState, frame: Port) -> Port:
+def _state_output(name: str, state: RecurrentState, frame: Port, image: Port) -> Port:
     """Float32 in every variant, since one manifest describes them all."""
-    count, height, width, _ = frame.shape
+    count, height, width, _ = (frame if state.scale == 1 else image).shape
     return Port(name, "state", "float32", (count, state.channels, height, width))
 
 

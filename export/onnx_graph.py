@@ -42,6 +42,8 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
         count, (height, width) = 1, shape
     frame = torch.zeros((count, height, width, 3), dtype=torch.uint8)
     n, h, w = (torch.export.Dim(name) for name in ("n", "h", "w"))
+    if size_rule.multiple > 1:  # where a net brings two sizes together, they are only equal for such frames
+        h, w = size_rule.multiple * h, size_rule.multiple * w
     frames, planes = {0: n, 1: h, 2: w}, {0: n, 2: h, 3: w}
     example, free = [frame], [frames]
     for state in graph.states:  # a tensor of its own for each: the exporter takes one that comes twice for one input
@@ -79,7 +81,17 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
     model = canonical(program.model_proto)
     if shape is None and any(fixed_sizes(model.graph.input[0])[:3]):
         raise GenedgeError(f"the generator's graph would take no other size than {width}x{height}: {ONE_SIZE}")
-    return model
+    return _with_state_sizes(model, graph)
+
+
+def _with_state_sizes(model: onnx.ModelProto, graph: FrameGraph) -> onnx.ModelProto:
+    """Call the sides of a state of the image's size ``sh`` and ``sw``, as the manifest does."""
+    names: dict[str, str] = {}
+    for state, port in zip(graph.states, model.graph.input[1:], strict=False):
+        if state.output is not None and state.scale > 1:
+            _, _, height, width = (dimension.dim_param for dimension in port.type.tensor_type.shape.dim)
+            names |= {height: "sh", width: "sw"}
+    return passes.with_dimension_names(model, {old: new for old, new in names.items() if old})
 
 
 def _free_shapes(free: list[dict[int, Any]]) -> tuple[Any, ...]:

@@ -36,10 +36,11 @@ _FP16_MAX = float(np.finfo(np.float16).max)  # 65504
 def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onnx.ModelProto:
     """Write float16 into the graph itself, as strongly typed TensorRT wants it.
 
-    Float32 stay: the operators in ``FP32_OPERATORS``, the nodes that ``settings.keep`` names, nodes
-    with a constant beyond float16's range, and everything before the first and after the last
-    weighted operator (scaling, anchor, clip and round of 0..255 values, which float16 would round to
-    an eighth of a step). Casts are inserted where the two meet; inputs and outputs keep their types.
+    Float32 stay: the operators in ``FP32_OPERATORS``, what makes the places of a GridSample (see
+    :func:`_coordinates`), the nodes that ``settings.keep`` names, nodes with a constant beyond
+    float16's range, and everything before the first and after the last weighted operator (scaling,
+    anchor, clip and round of 0..255 values, which float16 would round to an eighth of a step). Casts
+    are inserted where the two meet; inputs and outputs keep their types.
 
     Raises:
         GenedgeError: ``settings.keep`` names a node that does not exist, or the graph has subgraphs.
@@ -56,7 +57,7 @@ def fp16_from_graph(model: onnx.ModelProto, settings: Fp16 | None = None) -> onn
         raise GenedgeError(f"no node is called {sorted(unknown)[0]}, so it cannot be kept in float32")
     floats = _float_tensors(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    inside = _between_weights(graph)
+    inside = _between_weights(graph) - _coordinates(graph)
     half = [
         index in inside
         and node.op_type not in FP32_OPERATORS
@@ -183,6 +184,33 @@ def _between_weights(graph: onnx.GraphProto) -> set[int]:
             ahead.add(index)
             needed.update(node.input)
     return behind & ahead
+
+
+def _coordinates(graph: onnx.GraphProto) -> set[int]:
+    """Indices of the nodes between the layers that estimate a motion and the GridSample that it leads.
+
+    Near 1, float16 has 1024 steps: less than one for each pixel of a large picture. A layer that reads no more than two
+    channels only enlarges the motion, and belongs to it.
+    """
+    producer = {name: index for index, node in enumerate(graph.node) for name in node.output}
+    inputs = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
+    groups = {
+        index: next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        for index, node in enumerate(graph.node)
+        if node.op_type == "Conv"
+    }
+    found: set[int] = set()
+    waiting = [node.input[1] for node in graph.node if node.op_type == "GridSample"]
+    while waiting:
+        index = producer.get(waiting.pop())
+        if index is None or index in found:
+            continue
+        node = graph.node[index]
+        if node.op_type in _WEIGHTED and inputs.get(node.input[1], 3) * groups.get(index, 1) > 2:
+            continue
+        found.add(index)
+        waiting += node.input
+    return found
 
 
 def _beyond_float16(tensor: TensorProto) -> bool:

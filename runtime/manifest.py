@@ -52,7 +52,7 @@ class Port:
 
     A state among the inputs has two more fields. ``source`` names what it holds: the frame input (the frame of the
     step before), or a state among the outputs (what that was in the step before). ``initial`` is what it holds in the
-    first step: ``zeros``, or ``frame``, which is that step's own frame.
+    first step: ``zeros`` (of a frame: a black one), or ``frame``, which is that step's own frame.
 
     A code has the rule for its numbers in ``code``: ``float32 (n, size)``, or a map ``(n, size, h, w)``.
     """
@@ -534,11 +534,24 @@ def _golden_codes(reader: _Reader, inputs: tuple[Port, ...]) -> dict[str, tuple[
     return codes
 
 
+def free_sizes(frame: Port, image: Port, shape: tuple[int, ...], scale: int) -> dict[str, int]:
+    """The size of every free dimension that a state may have, for frames of ``shape`` (N, H, W, 3).
+
+    It has its name from the frame, or from the image's height or width, which are ``scale`` times those of the frame.
+    """
+    sizes: dict[int | str, int] = {}
+    if image.shape[1] != image.shape[2]:  # else one name would stand for both
+        sizes = {image.shape[1]: shape[1] * scale, image.shape[2]: shape[2] * scale}
+    sizes |= dict(zip(frame.shape, shape, strict=True))
+    return {side: size for side, size in sizes.items() if isinstance(side, str)}
+
+
 def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
     """What must hold where the states say what feeds them: nothing is left for the runtime to guess."""
     frame = next(port for port in inputs if port.role == "frame")
     results = {port.name: port for port in outputs if port.role == "state"}
-    free = {side for side in frame.shape if isinstance(side, str)}
+    image = next(port for port in outputs if port.role == "image")
+    free = free_sizes(frame, image, (1, 1, 1, 3), 1)
     if twice := {port.name for port in inputs} & {port.name for port in outputs}:
         raise ManifestError(f"manifest.outputs: an input is called {min(twice)} too, so a source would be ambiguous")
     fed = set()
@@ -564,7 +577,9 @@ def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
             raise ManifestError(f"{place}.initial: its dtype and shape are not those of the frame")
         for side in port.shape:
             if isinstance(side, str) and side not in free:
-                raise ManifestError(f"{place}.shape: {side} is no dimension of the frame, so its size is not known")
+                raise ManifestError(
+                    f"{place}.shape: {side} is no dimension of the frame or the image, so its size is not known"
+                )
         if port.source in fed and source is not frame:
             raise ManifestError(f"{place}.source: {port.source} feeds another state already")
         fed.add(port.source)

@@ -16,6 +16,7 @@ import torch
 from nets_bicyclegan import PUBLISHED_BICYCLEGAN
 from nets_edsr import PUBLISHED_EDSR
 from nets_face_identity import PUBLISHED_FACE_IDENTITY
+from nets_frvsr import PUBLISHED_FRVSR
 from nets_luma import PUBLISHED_LUMA
 from nets_msrresnet import PUBLISHED_MSRRESNET
 from nets_pix2pix import PUBLISHED_PIX2PIX, FramewiseBatchNorm
@@ -496,6 +497,7 @@ PUBLISHED = (
     *PUBLISHED_RRDB,
     *PUBLISHED_MSRRESNET,
     *PUBLISHED_EDSR,
+    *PUBLISHED_FRVSR,
 )
 
 

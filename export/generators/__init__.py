@@ -16,6 +16,7 @@ from export.generators.edsr import EDSR
 from export.generators.espcn import ESPCN
 from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
+from export.generators.frvsr import FRVSR
 from export.generators.fsrcnn import FSRCNN
 from export.generators.mobile_rrn import MOBILE_RRN
 from export.generators.msrresnet import MSRRESNET
@@ -50,6 +51,7 @@ GENERATORS: tuple[Generator, ...] = (
     RRDB,
     MSRRESNET,
     EDSR,
+    FRVSR,
 )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import GenedgeError
 from runtime.frames import Frames
-from runtime.manifest import Manifest, Port
+from runtime.manifest import Manifest, Port, free_sizes
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.sessions.codes import CodeInputs, code_ports
 
@@ -32,6 +32,7 @@ class Recurrence:
     states: tuple[Port, ...]  # each with a source and an initial value
     codes: tuple[Port, ...] = ()  # each with a rule
     others: tuple[Port, ...] = ()  # further images, which are computed and thrown away
+    scale: int = 1  # output size over input size
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -45,7 +46,7 @@ class Recurrence:
 
     def shapes(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape of every input for frames of shape (N, H, W, 3)."""
-        sizes = {side: size for side, size in zip(self.frame.shape, frames, strict=True) if isinstance(side, str)}
+        sizes = free_sizes(self.frame, self.image, frames, self.scale)
         others = {
             port.name: tuple(side if isinstance(side, int) else sizes[side] for side in port.shape)
             for port in (*self.states, *self.codes)
@@ -64,9 +65,9 @@ def recurrence_of(manifest: Manifest, image: Port | None = None) -> Recurrence |
             raise GenedgeError(
                 f"the manifest of {manifest.name} does not say what feeds the state {port.name}: build the bundle again"
             )
-    shown = image or manifest.image
+    shown, scale = image or manifest.image, manifest.geometry.scale
     others = tuple(port for port in manifest.images if port != shown)
-    return Recurrence(manifest.frame, shown, states, code_ports(manifest), others) if states else None
+    return Recurrence(manifest.frame, shown, states, code_ports(manifest), others, scale) if states else None
 
 
 def check_ports(recurrence: Recurrence, inputs: Iterable[str], outputs: Iterable[str], variant: str) -> None:

@@ -85,6 +85,20 @@ def test_states_are_fed_back_and_reset_at_the_start_of_a_run_only() -> None:
     assert (first.shape, first.dtype) == ((1, 2, 4, 6), np.float32)
 
 
+def test_a_state_may_be_larger_than_the_frame() -> None:
+    large = StateRule("before", "output", channels=3, scale=4)
+    (_, first), *_ = Feeds(FRAMES, "digest", runs=RUNS, states=(large,)).steps()
+    assert (first.inputs["before"].shape, first.inputs["before"].dtype) == ((1, 3, 16, 24), np.float32)
+    assert not first.inputs["before"].any()
+
+
+def test_the_frame_before_may_begin_black() -> None:
+    steps = fed(Feeds(FRAMES, "digest", runs=((2, 3), (4, 1)), states=(StateRule("before", "frame"),)))
+    assert [feed.inputs["before"].max() for _, feed in steps] == [0, 2, 0, 4]
+    assert all(feed.inputs["before"].dtype == np.uint8 for _, feed in steps)
+    assert all(feed.inputs["before"].shape == (1, 4, 6, 3) for _, feed in steps)
+
+
 def test_a_state_may_be_another_state_of_the_step_before() -> None:
     older = StateRule("older", "before", initial="frame")
     steps = fed(Feeds(FRAMES, "digest", runs=((0, 1, 2, 3),), states=(BEFORE, older)))

@@ -100,6 +100,39 @@ def converted(model: onnx.ModelProto, settings: Fp16 | None = None) -> onnx.Mode
     return result
 
 
+# --- places to sample at ----------------------------------------------------------------------------------------------
+
+
+def sampling(flow: np.ndarray, **attributes: Any) -> onnx.ModelProto:
+    """``x`` sampled at places that two convolutions, the second with the weights ``flow``, make of ``x``."""
+    nodes = [
+        conv("x", "features"),
+        helper.make_node("Conv", ["features", "motion"], ["estimate"], pads=[1, 1, 1, 1]),
+        helper.make_node("Tanh", ["estimate"], ["bounded"]),
+        helper.make_node("Conv", ["bounded", "flow"], ["smooth"], pads=[1, 1, 1, 1], **attributes),
+        helper.make_node("Transpose", ["smooth"], ["places"], perm=[0, 2, 3, 1]),
+        helper.make_node("GridSample", ["features", "places"], ["moved"], align_corners=1, padding_mode="border"),
+        conv("moved", "y"),
+    ]
+    motion = np.random.default_rng(2).normal(scale=0.2, size=(flow.shape[1] * attributes.get("group", 1), 4, 3, 3))
+    return graph_of(nodes, motion=motion.astype(np.float32), flow=flow.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "places"),
+    [((2, 2, 3, 3), {}, True), ((2, 1, 3, 3), {"group": 2}, True), ((2, 8, 3, 3), {}, False)],
+    ids=["two-channels", "two-groups", "eight-channels"],
+)
+def test_what_enlarges_a_motion_stays_float32_and_what_estimates_it_does_not(
+    shape: tuple[int, ...], attributes: dict[str, Any], places: bool
+) -> None:
+    flow = np.random.default_rng(3).normal(scale=0.3, size=shape)
+    computed = computed_in(converted(sampling(flow, **attributes)))
+    assert {name for name, kind in computed.items() if kind == "fp32"} >= {"places", "moved"}
+    assert (computed["smooth"], computed["bounded"]) == (("fp32", "fp32") if places else ("fp16", "fp16"))
+    assert computed["features"] == computed["estimate"] == computed["y"] == "fp16"
+
+
 # --- whole families ---------------------------------------------------------------------------------------------------
 
 

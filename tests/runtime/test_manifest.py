@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from runtime.codes import Code
 from runtime.errors import EXIT_FAILED, ManifestError
 from runtime.frames import SizeRule
-from runtime.manifest import MAX_BYTES, Artifact, Limits, Manifest, Port, parse_manifest, safe_member
+from runtime.manifest import MAX_BYTES, Artifact, Limits, Manifest, Port, free_sizes, parse_manifest, safe_member
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "manifests"
 VALID = sorted((EXAMPLES / "valid").glob("*.json"))
@@ -131,6 +131,32 @@ def test_a_code_may_be_a_map_and_stand_beside_states() -> None:
     [noise] = example("recurrent-with-code-map").codes
     assert (noise.is_map, noise.shape) == (True, ("n", 1, "h", "w"))
     assert len(example("recurrent-with-code-map").states) == 2
+
+
+def test_a_state_may_have_the_size_of_the_image_and_a_frame_begin_black() -> None:
+    manifest = example("recurrent-with-image-sized-state")
+    frame, picture = ("n", "h", "w", 3), ("n", 3, "sh", "sw")
+    assert manifest.states == (
+        Port("previous", "state", "uint8", frame, source="frame", initial="zeros"),
+        Port("previous_output", "state", "float32", picture, source="next_output", initial="zeros"),
+    )
+    assert manifest.outputs == (manifest.image, Port("next_output", "state", "float32", picture))
+
+
+IMAGE_SHAPES = [
+    (("n", "sh", "sw", 3), {"n": 2, "h": 5, "w": 7, "sh": 20, "sw": 28}),
+    (("n", "h", "w", 3), {"n": 2, "h": 5, "w": 7}),  # the frame's name, whatever the image calls so
+    (("n", "w", "b", 3), {"n": 2, "h": 5, "w": 7, "b": 28}),
+    (("n", "s", "s", 3), {"n": 2, "h": 5, "w": 7}),
+    (("n", 20, "sw", 3), {"n": 2, "h": 5, "w": 7, "sw": 28}),
+    (("m", 256, 256, 3), {"n": 2, "h": 5, "w": 7}),
+]
+
+
+@pytest.mark.parametrize(("shape", "sizes"), IMAGE_SHAPES)
+def test_free_sizes_come_from_the_frame_and_the_scale(shape: tuple[int | str, ...], sizes: dict[str, int]) -> None:
+    frame, image = Port("frame", "frame", "uint8", ("n", "h", "w", 3)), Port("image", "image", "uint8", shape)
+    assert free_sizes(frame, image, (2, 5, 7, 3), 4) == sizes
 
 
 def test_ports_without_memory_are_written_as_before() -> None:
@@ -287,9 +313,8 @@ def test_a_changed_manifest_parses_or_raises_manifest_error(text: str) -> None:
     if any(port.source for port in manifest.states):
         assert all(port.initial for port in manifest.states)
         assert {port.source for port in manifest.states} <= {manifest.frame.name} | {o.name for o in manifest.outputs}
-        assert {side for port in manifest.states for side in port.shape if isinstance(side, str)} <= {
-            *manifest.frame.shape
-        }
+        sizes = free_sizes(manifest.frame, manifest.image, (1, 8, 8, 3), 2)
+        assert {side for port in manifest.states for side in port.shape if isinstance(side, str)} <= {*sizes}
         assert not manifest.geometry.tileable
     for port in (*manifest.inputs, *manifest.outputs):
         if port.code is not None:

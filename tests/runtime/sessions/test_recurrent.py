@@ -26,7 +26,7 @@ from bundle_factory import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bundle import open_bundle
 from runtime.errors import GenedgeError, UsageError
@@ -143,6 +143,88 @@ def test_the_session_forgets_the_callers_arrays(open_recurrent: Open) -> None:
     session.infer(random_frames(1, 6, 10, 3))  # the thread is certainly done with the first
     gc.collect()
     assert all(array() is None for array in alive)
+
+
+# --- states of the image's size ---------------------------------------------------------------------------------------
+
+PICTURE_PORTS = Recurrence(
+    FRAME,
+    Port("image", "image", "uint8", ("n", "sh", "sw", 3)),
+    (
+        Port("previous", "state", "uint8", ("n", "h", "w", 3), source="frame", initial="zeros"),
+        Port("before", "state", "float32", ("n", 3, "sh", "sw"), source="after", initial="zeros"),
+    ),
+    scale=2,
+)
+
+
+def picture_model() -> bytes:
+    """The output of the step before goes in again, as large as it is, and the frame before, which is black at first."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Cast", ["frame"], ["frame_float"], to=TensorProto.FLOAT),
+        node("Cast", ["previous"], ["previous_float"], to=TensorProto.FLOAT),
+        node("Mul", ["previous_float", "two"], ["doubled"]),
+        node("Add", ["frame_float", "doubled"], ["both"]),
+        node("Transpose", ["both"], ["planes"], perm=[0, 3, 1, 2]),
+        node("Resize", ["planes", "", "scales"], ["large"], mode="nearest", nearest_mode="floor",
+             coordinate_transformation_mode="asymmetric"),
+        node("Mul", ["before", "three"], ["tripled"]),
+        node("Add", ["tripled", "large"], ["sum"]),
+        node("Mod", ["sum", "prime"], ["after"], fmod=1),
+        node("Transpose", ["after"], ["pixels"], perm=[0, 2, 3, 1]),
+        node("Round", ["pixels"], ["rounded"]),
+        node("Cast", ["rounded"], ["image"], to=TensorProto.UINT8),
+    ]  # fmt: skip
+    numbers = {"two": np.float32(2), "three": np.float32(3), "prime": np.float32(251)}
+    constants = {**numbers, "scales": np.array([1, 1, 2, 2], np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "picture",
+        [
+            value("frame", TensorProto.UINT8, ["n", "h", "w", 3]),
+            value("previous", TensorProto.UINT8, ["n", "h", "w", 3]),
+            value("before", TensorProto.FLOAT, ["n", 3, "sh", "sw"]),
+        ],
+        [
+            value("image", TensorProto.UINT8, ["n", "sh", "sw", 3]),
+            value("after", TensorProto.FLOAT, ["n", 3, "sh", "sw"]),
+        ],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def pictures(frames: Frames) -> Frames:
+    before, previous, outputs = np.zeros(upscale(frames[0]).shape, int), np.zeros_like(frames[0], int), []
+    for frame in frames:
+        large = np.repeat(np.repeat(frame + 2 * previous, 2, axis=1), 2, axis=2)
+        before, previous = (before * 3 + large) % 251, frame.astype(int)
+        outputs.append(before.astype(np.uint8))
+    return np.stack(outputs)
+
+
+def test_a_state_may_be_as_large_as_the_image(open_recurrent: Open) -> None:
+    """It is fed back at its own size, and it and a frame that begins black are so again after a reset."""
+    session = open_recurrent(picture_model(), PICTURE_PORTS)
+    for shape in ((4, 1, 6, 10, 3), (3, 2, 4, 5, 3)):
+        frames = random_frames(*shape)
+        np.testing.assert_array_equal(results(session, frames), pictures(frames))
+        session.reset()
+        np.testing.assert_array_equal(results(session, frames[1:]), pictures(frames[1:]))
+    sizes = PICTURE_PORTS.shapes((2, 4, 5, 3))
+    assert sizes == {"frame": (2, 4, 5, 3), "previous": (2, 4, 5, 3), "before": (2, 3, 8, 10)}
+
+
+def test_large_states_count_with_their_own_size() -> None:
+    """Twice 3 channels of float32 at 13000x13000 pixels are 4 GB, at a quarter of that one."""
+    with (
+        RecurrentSession(Scripted(), PICTURE_PORTS, 2) as session,
+        pytest.raises(GenedgeError, match="more than 2 GiB"),
+    ):
+        session.infer(np.zeros((1, 6500, 6500, 3), np.uint8), np.empty((1, 13000, 13000, 3), np.uint8))
 
 
 # --- beginning anew ---------------------------------------------------------------------------------------------------
