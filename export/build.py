@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,8 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
     progress("exporting to ONNX")
     canonical = graph_from_generator(graph, loaded.size_rule, shape)
+    read = {source for node in canonical.graph.node for source in node.input}  # engines leave out what nothing reads
+    _refuse_idle(name, [condition.name for condition in loaded.conditions if condition.name not in read])
     draft = draft_manifest(
         name, loaded, checkpoint, config.licence or _licence(shipped), _trained_on(shipped), halo, shape
     )
@@ -109,10 +111,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         bundle = write_files(folder, draft, models, pairs, int8.variant_recipes if int8 is not None else {})
         results = measure(bundle, pairs, progress)
         _gate(name, results)
-        if idle := without_effect(bundle, results[0].choice, pairs):
-            raise NotMetError(
-                f"{name}: {', '.join(idle)} has no effect, any code gives the same picture; no bundle was written"
-            )
+        _refuse_idle(name, without_effect(bundle, results[0].choice, pairs))
         if any(not result.report.passed for result in results):  # bf16, or the gate would have raised
             bundle = without_bf16(bundle)
         if int8 is not None:
@@ -246,6 +245,13 @@ def _gate(name: str, results: list[VariantParity]) -> None:
                 f"{name}: {where} misses parity with PyTorch ({'; '.join(result.report.failures)}); "
                 "no bundle was written"
             )
+
+
+def _refuse_idle(name: str, idle: Sequence[str]) -> None:
+    if idle:
+        raise NotMetError(
+            f"{name}: {', '.join(idle)} has no effect, any code gives the same picture; no bundle was written"
+        )
 
 
 def _licence(shipped: Shipped | None) -> str:

@@ -169,14 +169,17 @@ def facts_of(loaded: LoadedGenerator, *, measure: bool = True) -> Facts:
 def _costs(loaded: LoadedGenerator) -> tuple[Cost, ...]:
     sizes = (loaded.fixed_size,) if loaded.fixed_size else [loaded.size_rule.padded(*frame) for frame in FRAMES]
     try:
-        return tuple(_cost(loaded, height, width) for height, width in sizes)
+        return tuple(cost_of(loaded, height, width) for height, width in sizes)
     except Exception:  # tensors without values stop many an operation that looks at them, each in its own way
         return ()
 
 
 @torch.no_grad()
-def _cost(loaded: LoadedGenerator, height: int, width: int) -> Cost:
-    """Run the net on tensors that have a shape and no values, which takes no time to speak of."""
+def cost_of(loaded: LoadedGenerator, height: int, width: int) -> Cost:
+    """What a frame of ``height x width`` pixels costs.
+
+    The net is run on tensors that have a shape and no values, which takes no time to speak of.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         frame = torch.zeros(1, 3, height, width)
         fed = [

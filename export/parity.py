@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib.dataset import CalibrationSet
+from export.facts import cost_of
 from export.frame_io import Codes, reference_pictures
 from export.generators.base import LoadedGenerator
 from runtime.bundle import Bundle
@@ -22,6 +23,8 @@ from runtime.verify import limits_for
 
 FRAME_SIZE = (144, 192)  # height, width; four photos' most detailed crops in this size
 ODD_SIZE = (97, 131)  # a second size proves that free dimensions are free
+HEAVY = 2e11  # multiply-accumulates for a frame of that size from which a net counts as heavy: 4 s on a core of 50 G/s
+HEAVY_SIZE, HEAVY_ODD_SIZE, HEAVY_FRAMES = (72, 96), (49, 67), 4  # instead, for what would take a quarter of an hour
 GOLDEN_FRAMES = 4
 RUN_LENGTH = 6  # consecutive frames for a generator with a state, long enough for an error in it to add up
 PANS = ((1, 2), (0, 3), (2, -1))  # pixels down and to the right from frame to frame, one for each run in turn
@@ -56,12 +59,26 @@ class VariantParity:
         return f"{self.choice.backend}-{self.choice.precision}"
 
 
-def parity_frames(material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None) -> list[Frame]:
-    """Real frames for parity: eight of one size, then two of another where the graph takes any size."""
+def parity_frames(
+    material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None, *, heavy: bool = False
+) -> list[Frame]:
+    """Real frames for parity: eight of one size, then two of another where the graph takes any size.
+
+    ``heavy``: half as many, and smaller ones.
+    """
     if shape is not None:
-        return list(material.crops(*shape, 8))
-    frames = list(material.crops(*rule.padded(*FRAME_SIZE), 8))
-    return frames + list(material.crops(*rule.padded(*ODD_SIZE), 2))
+        return list(material.crops(*shape, HEAVY_FRAMES if heavy else 8))
+    size, odd, count = (HEAVY_SIZE, HEAVY_ODD_SIZE, HEAVY_FRAMES) if heavy else (FRAME_SIZE, ODD_SIZE, 8)
+    frames = list(material.crops(*rule.padded(*size), count))
+    return frames + list(material.crops(*rule.padded(*odd), count // 4))
+
+
+def is_heavy(loaded: LoadedGenerator, shape: tuple[int, int] | None) -> bool:
+    """Whether a frame takes more than ``HEAVY`` multiply-accumulates; what cannot be counted is taken for light."""
+    try:
+        return cost_of(loaded, *(shape or loaded.size_rule.padded(*FRAME_SIZE))).macs > HEAVY
+    except Exception:  # tensors without values stop many an operation that looks at them, each in its own way
+        return False
 
 
 def codes_of(loaded: LoadedGenerator, count: int) -> list[Codes]:
@@ -130,12 +147,13 @@ def parity_pairs(
 ) -> list[Pair]:
     """The frames of :func:`parity_frames`, or of :func:`parity_runs` for a generator with a state, with references."""
     if not loaded.states:
-        return reference_pairs(loaded, parity_frames(material, loaded.size_rule, shape), progress)
+        frames = parity_frames(material, loaded.size_rule, shape, heavy=is_heavy(loaded, shape))
+        return reference_pairs(loaded, frames, progress)
     runs = parity_runs(material, loaded.size_rule, shape)
     pairs = []
-    for index, (frames, codes) in enumerate(zip(runs, codes_of(loaded, len(runs)), strict=True)):
-        progress(f"PyTorch reference, run {index + 1} of {len(runs)}, {len(frames)} frames")
-        pairs += _pairs(loaded, frames, codes)
+    for index, (run, codes) in enumerate(zip(runs, codes_of(loaded, len(runs)), strict=True)):
+        progress(f"PyTorch reference, run {index + 1} of {len(runs)}, {len(run)} frames")
+        pairs += _pairs(loaded, run, codes)
     return pairs
 
 
@@ -191,7 +209,8 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], Non
 
 
 def without_effect(bundle: Bundle, choice: Choice, pairs: Sequence[Pair]) -> list[str]:
-    """Names of the conditions that change nothing: three codes give the same picture of the first frame.
+    """Names of the conditions that change nothing: three codes give the same picture of the first frame, to one 8-bit
+    step, which rounding alone can make.
 
     A net that normalises each batch by its own statistics loses what is constant over the batch, and then a code has
     no effect although parity with PyTorch is perfect.
@@ -200,13 +219,12 @@ def without_effect(bundle: Bundle, choice: Choice, pairs: Sequence[Pair]) -> lis
     idle = []
     with open_session(bundle, choice, in_flight=1) as session:
         for name, code in session.codes.items():
-            pictures = set()
+            pictures = []
             for values in (np.asarray(code.default, np.float32), code.drawn(draw), code.drawn(draw)):
                 session.reset()
-                session.set_code(name, values)
-                pictures.add(session.infer(pairs[0].frame[None]).tobytes())
-            session.set_code(name, np.asarray(code.default, np.float32))
-            if len(pictures) == 1:
+                session.set_codes({name: values})
+                pictures.append(session.infer(pairs[0].frame[None]).astype(np.int16))
+            if max(int(np.max(np.abs(other - pictures[0]))) for other in pictures[1:]) <= 1:
                 idle.append(name)
     return idle
 
