@@ -40,7 +40,8 @@ PRECISIONS = ("fp16", "int8")  # columns behind the input and PyTorch
 CELL = 256  # pixels a side of a cell
 TEXT, GAP, MARGIN = 20, 6, 210  # pixels: a line of text, space between cells, the column of names
 RUN = 8  # consecutive frames for a generator with a state; the last one is shown
-SET_FRAMES, SET_SIDE = 16, 128  # of the calibration set
+SET_FRAMES = 16  # of the calibration set
+SET_SIDE = {True: 128, False: 256}  # pixels, of super-resolution and of other nets, which see a whole scene
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 GENERIC = ("latest_net_G", "latest_net_G_A", "latest_net_G_B", "checkpoint", "model")  # names that say nothing
 
@@ -192,7 +193,7 @@ def subject_for(loaded: LoadedGenerator, name: str, assets: Path) -> Subject:
 def _photo(loaded: LoadedGenerator, name: str, assets: Path) -> tuple[Frame, str]:
     folders = ["images/kodak"]
     if loaded.task == "face-deid":
-        folders = ["faces/congress_pd"]
+        folders = ["faces/congress_pd/450x550"]
     elif "horse" in name or "zebra" in name:
         folders = ["images/horses", *folders]
     elif "facade" in name:
@@ -250,20 +251,23 @@ def _square(image: Frame, height: int, width: int) -> Frame:
 def _calibration(loaded: LoadedGenerator, name: str, output: Path, assets: Path) -> Path | None:
     """A calibration set that suits the generator, made once; None where there is no material for one."""
     recurrent = bool(loaded.states)
-    clips = sorted((assets / "video").glob("*.mp4")) if recurrent else []
-    folder = assets / ("faces/congress_pd" if loaded.task == "face-deid" else "images/cid22")
-    if "horse" in name or "zebra" in name:
-        folder = assets / "images/horses"
-    sources = [str(clip) for clip in clips] if recurrent else [str(folder)]
-    if not (clips if recurrent else folder.is_dir()):
+    if recurrent:
+        sources = sorted((assets / "video").glob("*.mp4"))
+    else:
+        names = ["faces/congress_pd/450x550" if loaded.task == "face-deid" else "images/cid22"]
+        if "horse" in name or "zebra" in name:
+            names.insert(0, "images/horses")
+        sources = [assets / folder for folder in names if (assets / folder).is_dir()]
+    if not sources:
         return None
-    height, width = loaded.fixed_size or loaded.size_rule.padded(SET_SIDE, SET_SIDE)
-    kind = "runs" if recurrent else folder.name
+    side = SET_SIDE[loaded.task == "super-resolution"]
+    height, width = loaded.fixed_size or loaded.size_rule.padded(side, side)
+    kind = "runs" if recurrent else sources[0].name
     target = output / "calibration" / f"{kind}-{height}x{width}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         wanted = Wanted((height, width), loaded.size_rule, RUN if recurrent else 1, SET_FRAMES)
-        sample(sources, target, wanted)
+        sample([str(source) for source in sources], target, wanted)
     return target
 
 
@@ -275,7 +279,7 @@ def _built(
 ) -> Built:
     material = _calibration(loaded, name, output, assets) if int8 else None
     frames: tuple[Path, ...] = ()
-    if loaded.task == "face-deid" and (assets / "faces" / "congress_pd").is_dir():
+    if loaded.task == "face-deid" and (assets / "faces/congress_pd/450x550").is_dir():
         frames = (material,) if material is not None else ()
     config = BuildConfig(
         str(path),
