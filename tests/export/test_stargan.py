@@ -154,7 +154,7 @@ def test_classes_and_attributes_are_told_apart_by_an_option() -> None:
 def test_its_discriminator_is_no_generator() -> None:
     state = randomised(StarGanDiscriminator(4, 5)).state_dict()
     assert not [family.id for family in GENERATORS if family.detect(state)]
-    assert "unknown architecture" in refusal(state)
+    assert "this is a discriminator (StarGAN's)" in refusal(state)
 
 
 def test_files_that_do_not_fit_are_refused_in_words() -> None:
