@@ -30,7 +30,7 @@ from export.parity import codes_of, parity_runs
 from export.shipped import shipped_weights
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import CheckpointError, GenedgeError, UsageError
-from runtime.frames import Frame
+from runtime.frames import Frame, SizeRule
 from runtime.metrics import psnr
 from runtime.sessions import Choice, open_session, runnable
 from runtime.video.source import open_source
@@ -39,6 +39,9 @@ SHEET, RECORD = "gallery.png", "gallery.json"
 PRECISIONS = ("fp16", "int8")  # columns behind the input and PyTorch
 CELL = 256  # pixels a side of a cell
 TEXT, GAP, MARGIN = 20, 6, 210  # pixels: a line of text, space between cells, the column of names
+KODAK = "21.png"  # a lighthouse: a fence of fine lines, a flat sky, rocks and surf
+MOVING_FRAME = 100  # of bikes.mp4, for nets with a state: the first of many in one moving shot
+DRAWN_FRAME = 40  # of bigbuckbunny.mp4, for nets that were trained on animation
 RUN = 8  # consecutive frames for a generator with a state; the last one is shown
 SET_FRAMES = 16  # of the calibration set
 SET_SIDE = {True: 128, False: 256}  # pixels, of super-resolution and of other nets, which see a whole scene
@@ -180,9 +183,13 @@ def subject_for(loaded: LoadedGenerator, name: str, assets: Path) -> Subject:
     if loaded.states:
         clip = assets / "video" / "bikes.mp4"
         if clip.is_file():
-            return Subject(_clip(clip, RUN, loaded.scale, height, width), f"{clip.name}, frame {RUN}")
+            frames = _clip(clip, MOVING_FRAME, RUN, loaded.scale, height, width)
+            return Subject(frames, f"{clip.name}, frame {MOVING_FRAME + RUN}")
         run = parity_runs(CalibrationSet.built_in(), loaded.size_rule, (height, width))[0]
         return Subject(tuple(run), "a pan over a photo")
+    clip = assets / "video" / "bigbuckbunny.mp4"
+    if "anime" in name and clip.is_file():
+        return Subject(_clip(clip, DRAWN_FRAME, 1, loaded.scale, height, width), f"{clip.name}, frame {DRAWN_FRAME}")
     photo, title = _photo(loaded, name, assets)
     if loaded.task == "super-resolution":
         photo = reduced(_multiple(photo, loaded.scale), loaded.scale)
@@ -201,7 +208,7 @@ def _photo(loaded: LoadedGenerator, name: str, assets: Path) -> tuple[Frame, str
     for folder in folders:
         found = sorted(path for path in (assets / folder).rglob("*") if path.suffix in (".jpg", ".png", ".bmp"))
         if found:
-            path = found[min(SHOWN_PHOTO, len(found) - 1)] if folder == "images/kodak" else found[0]
+            path = next((path for path in found if path.name == KODAK), found[0])
             image = CalibrationSet.from_paths([path]).frames[0]
             if folder == "images/facades":  # photo and labels side by side; the generator draws the photo
                 image = np.ascontiguousarray(image[:, image.shape[1] // 2 :])
@@ -210,22 +217,19 @@ def _photo(loaded: LoadedGenerator, name: str, assets: Path) -> tuple[Frame, str
     return material.frames[-1 if loaded.task == "face-deid" else 1], material.source
 
 
-SHOWN_PHOTO = 6  # of the Kodak photos, in the order of their names: one with faces, fine lines and strong colours
-
-
-def _clip(path: Path, count: int, scale: int, height: int, width: int) -> tuple[Frame, ...]:
-    """The first frames of a clip, reduced by ``scale``, the middle ``height x width`` of each."""
-    frames = []
+def _clip(path: Path, start: int, count: int, scale: int, height: int, width: int) -> tuple[Frame, ...]:
+    """Frames of a clip from number ``start`` on, reduced by ``scale``, and of all the place of ``height x width`` that
+    is the most detailed in the first."""
+    frames: list[Frame] = []
     with open_source(str(path)) as source:
         for frame in source:
-            small = reduced(_multiple(frame.image, scale), scale)
-            top, left = (small.shape[0] - height) // 2, (small.shape[1] - width) // 2
-            if min(top, left) < 0:
-                raise GenedgeError(f"{path.name} is too small for {height}x{width} frames reduced by {scale}")
-            frames.append(np.ascontiguousarray(small[top : top + height, left : left + width]))
+            if frame.index >= start:
+                frames.append(reduced(_multiple(frame.image, scale), scale))
             if len(frames) == count:
                 break
-    return tuple(frames)
+    names = tuple(f"{path.name} {start + number}" for number in range(len(frames)))
+    run = CalibrationSet(tuple(frames), names, path.name, (tuple(range(len(frames))),))
+    return tuple(run.fitting(SizeRule(), (height, width)).frames)
 
 
 def _multiple(image: Frame, scale: int) -> Frame:
