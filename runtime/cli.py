@@ -292,7 +292,7 @@ def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
         names = ", ".join(bundle.manifest.name for bundle in bundles)
         raise UsageError(f"{names} takes no code: leave out {option}")
     for name, text in options.code:
-        if controls.dial(name).code.kind == "bits" and text.startswith(PASSCODE):
+        if controls.dial(name).code.kind == "bits" and text.lstrip().startswith(PASSCODE):
             raise UsageError("everybody on this machine can read a command line: use --passcode-file FILE")
         controls.apply(name, text)
     if options.passcode_file:

@@ -111,6 +111,11 @@ def test_a_bundle_twice_has_its_stages_names() -> None:
         controls.dial("net.style")
 
 
+def test_a_stages_name_is_never_ambiguous() -> None:
+    controls = Controls([manifest(CODES[0], name="2"), manifest(CODES[0], name="b")])
+    assert [controls.dial(name).stage for name in ("1.style", "2.style", "b.style")] == [0, 1, 1]
+
+
 def test_a_map_is_a_picture_of_any_size_or_the_same_everywhere(tmp_path: Path) -> None:
     controls, session = controls_of(CODE_MAP)
     path = tmp_path / "classes.PNG"
@@ -147,18 +152,43 @@ def other_parts(port: Port) -> tuple[Any, ...]:
     return port.role, port.dtype, port.shape, port.source, port.initial, port.code
 
 
-def test_a_passcode_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["naïve \r\n", "naïve ", "\ufeffnaïve \n"], ids=["line", "bare", "mark"])
+def test_a_passcode_file(tmp_path: Path, content: str) -> None:
+    """Its spaces count; the end of its line does not, nor the mark that Windows' editor puts in front."""
     path = tmp_path / "secret"
-    path.write_bytes("naïve \r\n".encode())
+    path.write_bytes(content.encode())
     assert read_passcode(path) == "naïve "
+    controls, session = controls_of(CODES[1])
+    controls.apply_passcode(read_passcode(path))
+    assert now(session, "passcode") == [1 if bit else -1 for bit in passcode_bits("naïve ", 3)]
+    assert passcode_bits("naïve ", 3) != passcode_bits("naïve", 3)
+
+
+def test_what_is_no_passcode_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for place, words in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError, match=f"{place}: {words}"):
+            read_passcode(place)
     for content, words in (
+        (b"", "holds no passcode"),
         (b"\n", "holds no passcode"),
+        (b"\xef\xbb\xbf\r\n", "holds no passcode"),
         (b"\xff", "not a text"),
         (b"x" * 5000, "more than 4096 bytes"),
     ):
         path.write_bytes(content)
         with pytest.raises(UsageError, match=words):
             read_passcode(path)
+
+
+def test_a_passcode_is_not_repeated_in_a_complaint() -> None:
+    """Somebody forgets what stands in front of a passcode, or says it of another code of bits."""
+    controls, session = controls_of(CODES[1])
+    for text in ("sesame", "sesame+street", "passcod:sesame"):
+        with pytest.raises(UsageError, match="passcode takes 3 digits 0 or 1, or passcode:TEXT") as caught:
+            controls.apply("passcode", text)
+        assert "sesame" not in str(caught.value)
+    assert now(session, "passcode") == [-1, -1, 1]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
