@@ -216,7 +216,7 @@ class Code:
         """A map ``float32 (size, height, width)`` of twelve regions, each with a code of its own."""
         rows, columns = REGIONS
         codes = np.stack([self.drawn(rng) for _ in range(rows * columns)], axis=-1).reshape(self.size, rows, columns)
-        return np.ascontiguousarray(codes[:, _nearest(rows, height)][:, :, _nearest(columns, width)])
+        return np.ascontiguousarray(codes[:, nearest(rows, height)][:, :, nearest(columns, width)])
 
     def _one_hot(self, place: int) -> Numbers:
         return self._on([index == place for index in range(self.size)])
@@ -243,7 +243,7 @@ class Picture:
                 f"a map of {code.size} numbers for frames of {width}x{height} takes more than {MAX_MAP_BYTES >> 30} GiB"
             )
         rows, columns = (
-            _nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True)
+            nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True)
         )
         planes = self.planes[:, rows][:, :, columns]
         low, high = np.float32(code.low), np.float32(code.high)
@@ -357,6 +357,6 @@ def _listed(labels: Sequence[str], at_most: int = 8) -> str:
     return ", ".join(labels[:at_most]) + (", …" if len(labels) > at_most else "")
 
 
-def _nearest(have: int, want: int) -> NDArray[np.intp]:
+def nearest(have: int, want: int) -> NDArray[np.intp]:
     """For each of ``want`` pixels of an axis, which of ``have`` lies under its centre."""
     return ((2 * np.arange(want) + 1) * have // (2 * want)).astype(np.intp)

@@ -156,6 +156,12 @@ class Controls:
         with self._lock:
             return {dial.port.name: dial.shown for dial in self.dials if dial.stage == stage}
 
+    def told(self, dial: Dial) -> str:
+        """What a code is set to, in a line for people."""
+        with self._lock:  # else the text of a passcode could be taken before it is known to be one
+            shown = printable(dial.shown)
+        return f"{dial.name} = {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}"
+
     def _set(self, dial: Dial, numbers: Numbers, picture: Picture | None, text: str, hashed: bool = False) -> None:
         with self._lock:
             self._hand_on(dial, numbers, picture)
@@ -219,12 +225,7 @@ class Keys:
             except Exception as error:
                 self._say(f"warning: {printable(message_of(error))}")
                 return
-            self._say(_told(dial))
-
-
-def _told(dial: Dial) -> str:
-    shown = printable(dial.shown)
-    return f"{dial.name} = {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}"
+            self._say(self._controls.told(dial))
 
 
 class FileWatcher:
@@ -286,7 +287,7 @@ class FileWatcher:
         except Exception as error:
             self._say(f"warning: {printable(f'{self._path}: {message_of(error)}')}")
         else:
-            self._say(_told(self._controls.dial(name)))
+            self._say(self._controls.told(self._controls.dial(name)))
 
     def __enter__(self) -> FileWatcher:
         self.look()
@@ -307,7 +308,9 @@ class FileWatcher:
 
 
 def _read(path: Path) -> bytes:
-    """A small regular file; opening a pipe would wait for somebody who writes."""
+    """A small regular file. Nothing else is opened: a pipe would wait, and a device may do something."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"{path}: not a file")
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -18,7 +18,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from runtime.codes import Numbers
+from runtime.codes import Numbers, nearest
 from runtime.errors import UsageError
 from runtime.frames import Frame, Frames, SizeRule
 from runtime.manifest import Geometry
@@ -201,10 +201,7 @@ class _Codes:
             if values.ndim == 3:
                 top, left, height, width = window or (0, 0, *padded)
                 if self._resizes:
-                    rows, columns = (
-                        np.arange(side) * own // side
-                        for side, own in zip((height, width), values.shape[1:], strict=True)
-                    )
+                    rows, columns = map(nearest, values.shape[1:], (height, width))
                 else:
                     rows = np.minimum(np.arange(top, top + height), values.shape[1] - 1)
                     columns = np.minimum(np.arange(left, left + width), values.shape[2] - 1)

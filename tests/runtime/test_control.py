@@ -364,10 +364,11 @@ def test_a_file_that_is_missing_is_waited_for(watched: Any) -> None:
     assert now(session, "style") == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_keeps_nobody_waiting(watched: Any, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+def test_what_is_no_file_keeps_nobody_waiting(watched: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, watcher, _, said = watched
-    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
+    monkeypatch.setattr(os, "open", lambda *args: pytest.fail("opened"))
     begun = time.monotonic()
     watcher.look()
     watcher.look()
