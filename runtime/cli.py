@@ -305,9 +305,9 @@ def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None
     images: list[str | None] = [None] * len(bundles)
     for wish in wishes:
         stage, colon, name = wish.rpartition(":")
-        number = int(stage) if stage.isdecimal() else len(bundles)
+        number = int(stage[:9]) if stage.isdecimal() else len(bundles)  # there are fewer
         if (colon and not stage.isdecimal()) or not 0 < number <= len(bundles):
-            raise UsageError(f"--image {wish}: the stage before the colon is a number from 1 to {len(bundles)}")
+            raise UsageError(f"--image {wish[:80]}: the stage before the colon is a number from 1 to {len(bundles)}")
         if images[number - 1] is not None:
             raise UsageError(f"--image {wish}: stage {number} has its image already, and a stage gives one")
         images[number - 1] = bundles[number - 1].manifest.image_called(name).name

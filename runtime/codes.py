@@ -103,7 +103,7 @@ class Code:
     # -- what people type -----------------------------------------------------------------------
 
     def parsed(self, text: str, name: str = "the code") -> Numbers:
-        """The numbers ``float32 (size,)`` that somebody has typed; spaces at the ends do not count, except of a passcode.
+        """The numbers ``float32 (size,)`` that somebody has typed; spaces at the ends count in a passcode only.
 
         one-hot: the number of a class, from 0, or its label. bits: ``0101``, a digit for each; or the labels of those
         that are on, joined by ``+``; or ``passcode:TEXT``, see :func:`passcode_bits`. vector: one number for all
@@ -242,9 +242,7 @@ class Picture:
             raise UsageError(
                 f"a map of {code.size} numbers for frames of {width}x{height} takes more than {MAX_MAP_BYTES >> 30} GiB"
             )
-        rows, columns = (
-            nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True)
-        )
+        rows, columns = (nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True))
         planes = self.planes[:, rows][:, :, columns]
         low, high = np.float32(code.low), np.float32(code.high)
         if code.kind == "one-hot":

@@ -462,7 +462,9 @@ def test_resized_passes_a_reset_on_and_resets_where_the_frames_size_changes() ->
 def test_resized_takes_the_nearest_pixel_of_a_map(own: int, places: list[int], axis: int) -> None:
     """What lies under the middle of each pixel, so that nothing moves to one side."""
     given, taken = ((1, side) if axis else (side, 1) for side in (own, len(places)))
-    inner = FakeSession(codes=[Port("where", "code", "float32", ("n", 1, "h", "w"), code=Code("vector", 1, (0,), 0, 9))])
+    inner = FakeSession(
+        codes=[Port("where", "code", "float32", ("n", 1, "h", "w"), code=Code("vector", 1, (0,), 0, 9))]
+    )
     numbers = np.arange(own, dtype=np.float32).reshape(1, *given)
     with ResizedSession(inner, taken) as session:
         for said, wanted in ((numbers, places), (numbers, places), ([7], [7] * len(places)), (numbers, places)):
@@ -470,7 +472,7 @@ def test_resized_takes_the_nearest_pixel_of_a_map(own: int, places: list[int], a
             session.infer(noise(*given))
             assert inner.seen[-1]["where"].shape == (1, 1, *taken)
             assert inner.seen[-1]["where"].ravel().tolist() == wanted
-        with pytest.raises(UsageError, match="the map for where has .* pixels, but the frames have 3x3"):
+        with pytest.raises(UsageError, match=r"the map for where has .* pixels, but the frames have 3x3"):
             session.infer(noise(3, 3))
 
 
