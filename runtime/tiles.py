@@ -352,6 +352,9 @@ def resized_into(image: Frame, target: Frame) -> None:
     OpenCV's INTER_AREA does not interpolate and its INTER_CUBIC does not average.
     """
     height, width = target.shape[:2]
+    if image.shape[:2] == (height, width):
+        np.copyto(target, image)
+        return
     least = min(height, image.shape[0]), min(width, image.shape[1])
     if least != image.shape[:2]:
         small = target if least == (height, width) else None

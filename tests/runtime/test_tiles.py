@@ -391,6 +391,12 @@ def test_resized_goes_to_the_fixed_size_and_back(size: tuple[int, int]) -> None:
     assert inner.closed
 
 
+def test_resizing_to_the_same_size_is_a_copy() -> None:
+    image, target = noise(5, 7)[0], np.zeros((5, 7, 3), np.uint8)
+    resized_into(image, target)
+    np.testing.assert_array_equal(target, image)
+
+
 def test_shrinking_averages_and_growing_interpolates() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255  # nearest or cubic would give moiré, or one of the two values
