@@ -276,7 +276,8 @@ def _run(options: argparse.Namespace) -> int:
         if controls.dials:
             keys = Keys(controls, _say_between)
             sink.on_key = keys.press
-            if stack.enter_context(KeyReader(keys.press)).active:
+            on_terminal = stack.enter_context(KeyReader(keys.press)).active
+            if on_terminal or options.output.startswith("display:"):
                 _say(keys.hint)
         return job.run()
 

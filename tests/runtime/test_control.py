@@ -687,7 +687,9 @@ def test_keys_in_the_window_change_a_run_that_is_under_way(
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
     arguments = ["run", "-b", str(plain_codes), "-i", str(noise), "-o", "display://", "--quiet", "--threads", "1"]
     assert run([*arguments, "--input-rate", "1000", "--max-frames", "40"]) == 0
-    assert "style = c" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "keys: [ and ] change style" in told  # although standard input is no terminal
+    assert "style = c" in told
     first, last = (random_frames(180, 240, 3, seed=seed)[None, :1, :1] for seed in (0, 39))
     np.testing.assert_array_equal(shown[0], conditional(first)[0])
     np.testing.assert_array_equal(shown[-1], conditional(last, {"style": (0, 0, 1, 0)})[0])
