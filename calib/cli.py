@@ -69,7 +69,8 @@ def _add_sample(verbs: Any) -> None:
         "--size",
         type=_size_or_whole,
         metavar="HxW",
-        help="size of the crops, or 'whole' for frames as they are (default: what the bundle takes, else 256x256)",
+        help="size of the crops, or 'whole' for frames as they are (default: what the bundle takes, 'whole' where it "
+        "resizes them, else 256x256)",
     )
     sample.add_argument(
         "--for", dest="bundle", metavar="BUNDLE", help="take size, and runs for recurrent nets, from this bundle"
@@ -174,12 +175,15 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     from runtime.frames import SizeRule
 
     rule, fixed, recurrent = SizeRule(), None, False
+    usual: tuple[int, int] | None = DEFAULT_SIZE
     if options.bundle:
         from runtime.bundle import open_bundle
 
         manifest = open_bundle(options.bundle).manifest
         rule, fixed = manifest.geometry.size_rule, manifest.geometry.fixed_size
         recurrent = any(port.role == "state" for port in manifest.inputs)
+        if manifest.geometry.fit == "resize":  # it sees whole frames, whatever their size, and so does calibration
+            rule, fixed, usual = SizeRule(), None, None
     size: tuple[int, int] | None
     if options.size == "whole":
         size = None
@@ -195,7 +199,7 @@ def _wanted(options: argparse.Namespace) -> Wanted:
                 f"{_text(rule.padded(*options.size))}"
             )
     else:
-        size = fixed or rule.padded(*DEFAULT_SIZE)
+        size = fixed or (rule.padded(*usual) if usual else None)
     return Wanted(
         size=size,
         rule=rule,

@@ -17,6 +17,7 @@ import numpy as np
 from calib.index import combined_digest, is_set, read_index
 from runtime.errors import MissingExtraError, UsageError
 from runtime.frames import Frame, SizeRule
+from runtime.tiles import resized_into
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BUILT_IN = ("astronaut", "coffee", "chelsea", "rocket")  # NASA public domain, and CC0
@@ -132,15 +133,17 @@ class CalibrationSet:
             top, left = places[(index // len(self.frames)) % len(places)]
             yield np.ascontiguousarray(frame[top : top + height, left : left + width])
 
-    def fitting(self, rule: SizeRule, fixed: tuple[int, int] | None = None) -> CalibrationSet:
-        """The same material in sizes that a model takes, see ``geometry`` in a bundle's manifest; nothing is enlarged.
+    def fitting(self, rule: SizeRule, fixed: tuple[int, int] | None = None, *, resizes: bool = False) -> CalibrationSet:
+        """The same material in sizes that a model takes, see ``geometry`` in a bundle's manifest.
 
         A model of one size, ``fixed`` (height, width), gets the most detailed of each frame's corners and centre, at
-        the same place throughout a run. Else right and bottom are cut down to the rule's multiple.
+        the same place throughout a run; or where it ``resizes``, whole frames, resized to it as the runtime does. Else
+        right and bottom are cut down to the rule's multiple.
 
         Raises :class:`UsageError` for frames that are too small: now where the sizes are known, else when it is read.
+        None is where a model resizes.
         """
-        fitted = _Fitted(self.frames, self.names, self.runs, rule, fixed)
+        fitted = _Fitted(self.frames, self.names, self.runs, rule, fixed, resizes=resizes)
         size = fitted.cut(*self.size, self.source) if self.size else fixed
         if not isinstance(self.frames, _Files | _Fitted):
             for frame, name in zip(self.frames, self.names, strict=True):
@@ -213,7 +216,7 @@ class _Files(Sequence[Frame]):
 
 
 class _Fitted(Sequence[Frame]):
-    """Frames cut to what a model takes, on access."""
+    """Frames cut or resized to what a model takes, on access."""
 
     def __init__(
         self,
@@ -222,8 +225,11 @@ class _Fitted(Sequence[Frame]):
         runs: tuple[tuple[int, ...], ...],
         rule: SizeRule,
         fixed: tuple[int, int] | None,
+        *,
+        resizes: bool,
     ) -> None:
         self._frames, self._names, self._rule, self._fixed = frames, names, rule, fixed
+        self._resizes = resizes and fixed is not None
         self._first_of = {index: run[0] for run in runs for index in run}
         self._place_of: dict[int, tuple[int, int]] = {}  # first frame of a run -> where all of the run is cut
 
@@ -242,14 +248,18 @@ class _Fitted(Sequence[Frame]):
         height, width = self.cut(frame.shape[0], frame.shape[1], self._names[index])
         if (height, width) == frame.shape[:2]:
             return frame
+        if self._resizes:
+            resized = np.empty((height, width, 3), np.uint8)
+            resized_into(frame, resized)
+            return resized
         top, left = self._place(index, frame, height, width) if self._fixed else (0, 0)
         return np.ascontiguousarray(frame[top : top + height, left : left + width])
 
     def cut(self, height: int, width: int, name: str) -> tuple[int, int]:
-        """(height, width) that is left of a frame; raises :class:`UsageError` for one that is too small."""
+        """(height, width) that a frame gets; raises :class:`UsageError` for one that is too small."""
         if self._fixed is not None:
             wanted, left = self._fixed, self._fixed
-            fits = height >= wanted[0] and width >= wanted[1]
+            fits = self._resizes or (height >= wanted[0] and width >= wanted[1])
         else:
             wanted = self._rule.padded(1, 1)
             left = (height - height % self._rule.multiple, width - width % self._rule.multiple)

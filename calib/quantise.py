@@ -235,7 +235,9 @@ def checked_material(
     if not paths:
         raise UsageError(f"INT8 needs frames to calibrate with: {HOW_TO_MAKE}, then --calib SET")
     geometry = manifest.geometry
-    material = CalibrationSet.from_paths(paths).fitting(geometry.size_rule, geometry.fixed_size)
+    material = CalibrationSet.from_paths(paths).fitting(
+        geometry.size_rule, geometry.fixed_size, resizes=geometry.fit == "resize"
+    )
     if manifest.states and all(len(run) < 2 for run in material.runs):
         raise UsageError(
             f"{material.source}: {manifest.name} is recurrent and needs runs of consecutive frames: "

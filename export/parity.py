@@ -252,6 +252,9 @@ def tile_frame(material: CalibrationSet, geometry: Geometry) -> Frame:
 def tile_difference(bundle: Bundle, choice: Choice, frame: Frame) -> int:
     """Largest difference in 8-bit steps between tiled output and whole-frame output of one frame.
 
+    Codes have their default, but maps differ from place to place: the halo is measured with frames, and a net may look
+    farther around it in a map.
+
     The frame must be larger than a tile, see :func:`tile_frame`; else there would be no seam to look at.
     """
     geometry = bundle.manifest.geometry
@@ -259,10 +262,18 @@ def tile_difference(bundle: Bundle, choice: Choice, frame: Frame) -> int:
     tile = tile_size(geometry, height, width)
     if tile[0] >= height and tile[1] >= width:
         raise ValueError(f"a frame of {width}x{height} pixels has no seam between tiles of {tile[1]}x{tile[0]}")
+    draw = np.random.default_rng(2)
+    codes = {
+        port.name: port.code.drawn_map(draw, height, width)
+        for port in bundle.manifest.codes
+        if port.is_map and port.code is not None
+    }
     with open_session(bundle, choice, in_flight=1) as session:
+        session.set_codes(codes)
         whole = session.infer(frame[None])[0].copy()
     inner = open_session(bundle, choice, in_flight=2)
     with TiledSession(inner, tile[0], tile[1], geometry.halo, geometry.size_rule) as tiled:
+        tiled.set_codes(codes)
         pieces = tiled.infer(frame[None])[0]
     return int(np.max(np.abs(whole.astype(np.int16) - pieces.astype(np.int16))))
 

@@ -276,7 +276,8 @@ def _run(options: argparse.Namespace) -> int:
         if controls.dials:
             keys = Keys(controls, _say_between)
             sink.on_key = keys.press
-            if stack.enter_context(KeyReader(keys.press)).active:
+            on_terminal = stack.enter_context(KeyReader(keys.press)).active
+            if on_terminal or options.output.startswith("display:"):
                 _say(keys.hint)
         return job.run()
 
@@ -292,7 +293,7 @@ def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
         names = ", ".join(bundle.manifest.name for bundle in bundles)
         raise UsageError(f"{names} takes no code: leave out {option}")
     for name, text in options.code:
-        if controls.dial(name).code.kind == "bits" and text.startswith(PASSCODE):
+        if controls.dial(name).code.kind == "bits" and text.lstrip().startswith(PASSCODE):
             raise UsageError("everybody on this machine can read a command line: use --passcode-file FILE")
         controls.apply(name, text)
     if options.passcode_file:
@@ -305,9 +306,9 @@ def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None
     images: list[str | None] = [None] * len(bundles)
     for wish in wishes:
         stage, colon, name = wish.rpartition(":")
-        number = int(stage) if stage.isdecimal() else len(bundles)
+        number = int(stage[:9]) if stage.isdecimal() else len(bundles)  # there are fewer
         if (colon and not stage.isdecimal()) or not 0 < number <= len(bundles):
-            raise UsageError(f"--image {wish}: the stage before the colon is a number from 1 to {len(bundles)}")
+            raise UsageError(f"--image {wish[:80]}: the stage before the colon is a number from 1 to {len(bundles)}")
         if images[number - 1] is not None:
             raise UsageError(f"--image {wish}: stage {number} has its image already, and a stage gives one")
         images[number - 1] = bundles[number - 1].manifest.image_called(name).name

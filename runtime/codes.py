@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
+import struct
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UsageError
+from runtime.errors import UsageError, message_of
 
 KINDS = ("vector", "one-hot", "bits")
 MAX_SIZE = 4096  # numbers in a code; CIAGAN's one-hot has 1,200
@@ -22,8 +24,10 @@ MAX_LABEL = 60  # characters
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_MAP_BYTES = 1 << 31  # 2 GiB; sixteen classes of a 4K frame take a quarter of it
 MAX_PICTURE_BYTES = 1 << 28  # 256 MiB
+MAX_PICTURE_PIXELS = 1 << 26  # 8192x8192; a few bytes of PNG can claim gigapixels
 STEPS = 20  # that a key takes from one end of a vector's range to the other
 REGIONS = (3, 4)  # rows and columns of differing codes in a map that is drawn at random
+PNG = b"\x89PNG\r\n\x1a\n"
 PASSCODE = "passcode:"
 RANDOM = "random:"
 _SEED = re.compile(r"[0-9]{1,18}")
@@ -99,7 +103,7 @@ class Code:
     # -- what people type -----------------------------------------------------------------------
 
     def parsed(self, text: str, name: str = "the code") -> Numbers:
-        """The numbers ``float32 (size,)`` that somebody has typed.
+        """The numbers ``float32 (size,)`` that somebody has typed; spaces at the ends count in a passcode only.
 
         one-hot: the number of a class, from 0, or its label. bits: ``0101``, a digit for each; or the labels of those
         that are on, joined by ``+``; or ``passcode:TEXT``, see :func:`passcode_bits`. vector: one number for all
@@ -109,11 +113,11 @@ class Code:
 
         Raises :class:`UsageError`, which calls the code ``name``.
         """
+        if self.kind == "bits":
+            return self._on(self._bits(text.lstrip(), name))
         text = text.strip()
         if self.kind == "one-hot":
             return self._one_hot(self._class(text, name))
-        if self.kind == "bits":
-            return self._on(self._bits(text, name))
         values = self._vector(text, name)
         try:
             return self.checked(np.array(values, dtype=np.float64))
@@ -131,6 +135,7 @@ class Code:
     def _bits(self, text: str, name: str) -> list[bool]:
         if text.startswith(PASSCODE):
             return passcode_bits(text.removeprefix(PASSCODE), self.size)
+        text = text.rstrip()
         if text and set(text) <= {"0", "1"}:
             if len(text) == self.size:
                 return [digit == "1" for digit in text]
@@ -211,7 +216,7 @@ class Code:
         """A map ``float32 (size, height, width)`` of twelve regions, each with a code of its own."""
         rows, columns = REGIONS
         codes = np.stack([self.drawn(rng) for _ in range(rows * columns)], axis=-1).reshape(self.size, rows, columns)
-        return np.ascontiguousarray(codes[:, _nearest(rows, height)][:, :, _nearest(columns, width)])
+        return np.ascontiguousarray(codes[:, nearest(rows, height)][:, :, nearest(columns, width)])
 
     def _one_hot(self, place: int) -> Numbers:
         return self._on([index == place for index in range(self.size)])
@@ -237,9 +242,7 @@ class Picture:
             raise UsageError(
                 f"a map of {code.size} numbers for frames of {width}x{height} takes more than {MAX_MAP_BYTES >> 30} GiB"
             )
-        rows, columns = (
-            _nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True)
-        )
+        rows, columns = (nearest(have, want) for have, want in zip(self.planes.shape[1:], (height, width), strict=True))
         planes = self.planes[:, rows][:, :, columns]
         low, high = np.float32(code.low), np.float32(code.high)
         if code.kind == "one-hot":
@@ -252,7 +255,7 @@ class Picture:
 
 
 def read_picture(path: Path, code: Code, name: str = "the code") -> Picture:
-    """Read a PNG for a code that is a map.
+    """Read a PNG, of at most 64 million pixels, for a code that is a map.
 
     one-hot: a grey picture whose values are the classes. Else a grey picture, which counts for all places, or for a
     code of three numbers a colour picture, in the order R, G, B; black is ``low`` and white is ``high`` (bits are on
@@ -265,11 +268,21 @@ def read_picture(path: Path, code: Code, name: str = "the code") -> Picture:
     if path.stat().st_size > MAX_PICTURE_BYTES:
         raise UsageError(f"{name}: {path} has more than {MAX_PICTURE_BYTES >> 20} MiB")
     try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # no bytes at all, or more pixels than OpenCV reads
-        image = None
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{name}: {message_of(error)}") from None
+    image = None
+    if data.startswith(PNG):
+        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
+        if width * height > MAX_PICTURE_PIXELS:
+            million = MAX_PICTURE_PIXELS >> 20
+            raise UsageError(f"{name}: {path} has {width}x{height} pixels, more than the {million} million allowed")
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise UsageError(f"{name}: {path} is not a picture")
+        raise UsageError(f"{name}: {path} is not a PNG that can be read")
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise UsageError(f"{name}: {path} has 4 planes, one of them how opaque it is: save it without transparency")
     planes: NDArray[Any] = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)[::-1]
     if len(planes) == 3 and np.array_equal(planes[0], planes[1]) and np.array_equal(planes[1], planes[2]):
         planes = planes[:1]
@@ -280,7 +293,7 @@ def read_picture(path: Path, code: Code, name: str = "the code") -> Picture:
             raise UsageError(
                 f"{name} has {code.size} classes, 0 to {code.size - 1}; {int(planes.max())} in {path} is none of them"
             )
-    elif len(planes) not in (1, code.size) or len(planes) > 3:
+    elif len(planes) not in (1, code.size):
         raise UsageError(
             f"{name}: {path} has {len(planes)} planes, but a map of {code.size} numbers takes a grey picture"
         )
@@ -342,6 +355,6 @@ def _listed(labels: Sequence[str], at_most: int = 8) -> str:
     return ", ".join(labels[:at_most]) + (", …" if len(labels) > at_most else "")
 
 
-def _nearest(have: int, want: int) -> NDArray[np.intp]:
+def nearest(have: int, want: int) -> NDArray[np.intp]:
     """For each of ``want`` pixels of an axis, which of ``have`` lies under its centre."""
     return ((2 * np.arange(want) + 1) * have // (2 * want)).astype(np.intp)

@@ -89,11 +89,12 @@ class Controls:
         self.dials = tuple(dials)
 
     def dial(self, name: str) -> Dial:
-        """The code that is called ``name``: NAME, BUNDLE.NAME or STAGE.NAME, stages counting from 1.
+        """The code that is called ``name``: STAGE.NAME (stages count from 1), or else NAME or BUNDLE.NAME.
 
         Raises :class:`UsageError` where there is none, or more than one.
         """
-        found = [dial for dial in self.dials if name in dial.spellings]
+        found = [dial for dial in self.dials if name == dial.spellings[2]]  # no other dial has it
+        found = found or [dial for dial in self.dials if name in dial.spellings]
         if len(found) == 1:
             return found[0]
         if found:
@@ -108,12 +109,18 @@ class Controls:
         Raises :class:`UsageError` and changes nothing where that cannot be.
         """
         dial = self.dial(name)
-        text = text.strip()
-        if dial.port.is_map and text.lower().endswith(".png") and text not in dial.code.labels:
-            self._set(dial, dial.numbers, read_picture(Path(text), dial.code, dial.name), text)
+        place = text.strip()
+        if dial.port.is_map and place.lower().endswith(".png") and place not in dial.code.labels:
+            self._set(dial, dial.numbers, read_picture(Path(place), dial.code, dial.name), place)
             return
-        numbers = dial.code.parsed(text, dial.name)
-        hashed = dial.code.kind == "bits" and text.startswith(PASSCODE)
+        hashed = dial.code.kind == "bits" and text.lstrip().startswith(PASSCODE)
+        try:
+            numbers = dial.code.parsed(text, dial.name)
+        except UsageError:
+            if hashed or not dial.secret:
+                raise
+            # the complaint would repeat what may be a passcode
+            raise UsageError(f"{dial.name} takes {dial.code.size} digits 0 or 1, or {PASSCODE}TEXT") from None
         self._set(dial, numbers, None, dial.code.spelled(numbers), hashed)
 
     def apply_passcode(self, passcode: str) -> None:
@@ -149,6 +156,12 @@ class Controls:
         with self._lock:
             return {dial.port.name: dial.shown for dial in self.dials if dial.stage == stage}
 
+    def told(self, dial: Dial) -> str:
+        """What a code is set to, in a line for people."""
+        with self._lock:  # else the text of a passcode could be taken before it is known to be one
+            shown = printable(dial.shown)
+        return f"{dial.name} = {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}"
+
     def _set(self, dial: Dial, numbers: Numbers, picture: Picture | None, text: str, hashed: bool = False) -> None:
         with self._lock:
             self._hand_on(dial, numbers, picture)
@@ -162,13 +175,19 @@ class Controls:
 
 
 def read_passcode(path: Path) -> str:
-    """The passcode in a file or a pipe, as UTF-8, without the end of its line. Raises :class:`UsageError`."""
-    with path.open("rb") as file:
-        data = file.read(MAX_PASSCODE_BYTES + 1)
+    """The passcode in a file or a pipe, as UTF-8, without a byte order mark in front and the end of its line.
+
+    Raises :class:`UsageError` where there is none, or more than 4 KiB.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_PASSCODE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(message_of(error)) from None
     if len(data) > MAX_PASSCODE_BYTES:
         raise UsageError(f"{path}: more than {MAX_PASSCODE_BYTES} bytes")
     try:
-        text = data.decode("utf-8").rstrip("\r\n")
+        text = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a text in UTF-8") from None
     if not text:
@@ -206,12 +225,7 @@ class Keys:
             except Exception as error:
                 self._say(f"warning: {printable(message_of(error))}")
                 return
-            self._say(_told(dial))
-
-
-def _told(dial: Dial) -> str:
-    shown = printable(dial.shown)
-    return f"{dial.name} = {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}"
+            self._say(self._controls.told(dial))
 
 
 class FileWatcher:
@@ -273,7 +287,7 @@ class FileWatcher:
         except Exception as error:
             self._say(f"warning: {printable(f'{self._path}: {message_of(error)}')}")
         else:
-            self._say(_told(self._controls.dial(name)))
+            self._say(self._controls.told(self._controls.dial(name)))
 
     def __enter__(self) -> FileWatcher:
         self.look()
@@ -294,7 +308,9 @@ class FileWatcher:
 
 
 def _read(path: Path) -> bytes:
-    """A small regular file; opening a pipe would wait for somebody who writes."""
+    """A small regular file. Nothing else is opened: a pipe would wait, and a device may do something."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"{path}: not a file")
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):

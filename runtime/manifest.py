@@ -273,6 +273,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
             raise ManifestError(f"manifest.{side}: all with the role {role} must have the shape of the first")
         if len({port.name for port in ports}) != len(ports):
             raise ManifestError(f"manifest.{side}: two ports have the same name")
+    if twice := {port.name for port in inputs} & {port.name for port in outputs}:  # engines look ports up by name
+        raise ManifestError(f"manifest.outputs: an input is called {min(twice)} too")
     for index, port in enumerate(outputs):
         if port.source is not None or port.initial is not None:
             raise ManifestError(f"manifest.outputs[{index}]: only a state among the inputs has a source")
@@ -552,8 +554,6 @@ def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
     results = {port.name: port for port in outputs if port.role == "state"}
     image = next(port for port in outputs if port.role == "image")
     free = free_sizes(frame, image, (1, 1, 1, 3), 1)
-    if twice := {port.name for port in inputs} & {port.name for port in outputs}:
-        raise ManifestError(f"manifest.outputs: an input is called {min(twice)} too, so a source would be ambiguous")
     fed = set()
     for index, port in enumerate(inputs):
         place = f"manifest.inputs[{index}]"

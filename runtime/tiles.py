@@ -18,7 +18,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from runtime.codes import Numbers
+from runtime.codes import Numbers, nearest
 from runtime.errors import UsageError
 from runtime.frames import Frame, Frames, SizeRule
 from runtime.manifest import Geometry
@@ -201,10 +201,7 @@ class _Codes:
             if values.ndim == 3:
                 top, left, height, width = window or (0, 0, *padded)
                 if self._resizes:
-                    rows, columns = (
-                        np.arange(side) * own // side
-                        for side, own in zip((height, width), values.shape[1:], strict=True)
-                    )
+                    rows, columns = map(nearest, values.shape[1:], (height, width))
                 else:
                     rows = np.minimum(np.arange(top, top + height), values.shape[1] - 1)
                     columns = np.minimum(np.arange(left, left + width), values.shape[2] - 1)
@@ -355,6 +352,9 @@ def resized_into(image: Frame, target: Frame) -> None:
     OpenCV's INTER_AREA does not interpolate and its INTER_CUBIC does not average.
     """
     height, width = target.shape[:2]
+    if image.shape[:2] == (height, width):
+        np.copyto(target, image)
+        return
     least = min(height, image.shape[0]), min(width, image.shape[1])
     if least != image.shape[:2]:
         small = target if least == (height, width) else None

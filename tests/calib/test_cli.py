@@ -16,6 +16,7 @@ import runtime.bundle
 from calib.cli import run
 from calib.index import read_index
 from calib.inspection import CELL, Overview, histogram_picture, inspect
+from calib.quantise import checked_material
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import UsageError
 from runtime.frames import Frame, SizeRule
@@ -190,6 +191,20 @@ def test_the_bundle_says_the_size(clip: Path, tmp_path: Path, capsys: pytest.Cap
         sentence = f"{folder} takes 48x72 frames only: leave --size out"
         arguments = ["sample", clip, "-o", tmp_path / "b", "--for", folder, "--size", size]
         assert failure(capsys, *arguments) == (2, sentence)
+
+
+@pytest.mark.parametrize(("wish", "size"), [([], None), (["--size", "whole"], None), (["--size", "30x50"], (30, 50))])
+def test_a_bundle_that_resizes_gets_whole_frames_or_what_is_asked_for(
+    clip: Path, tmp_path: Path, wish: list[str], size: tuple[int, int] | None
+) -> None:
+    """Whatever its own size, which may be larger than the clip's."""
+    folder = write_small_bundle(tmp_path / "fixed")
+    manifest = open_bundle(folder).manifest
+    geometry = replace(manifest.geometry, fixed_size=(480, 480), fit="resize", size_rule=SizeRule(480, 480))
+    write_manifest(folder, replace(manifest, geometry=geometry))
+    assert run(["sample", str(clip), "-o", str(tmp_path / "a"), "--for", str(folder), "-n", "4", *wish]) == 0
+    assert read_index(tmp_path / "a").size == size
+    assert len(checked_material((tmp_path / "a",), open_bundle(folder).manifest)) == 4
 
 
 def test_the_bundle_says_the_multiple(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from calib.dataset import BUILT_IN, CalibrationSet
 from calib.index import Index, Picture, parse_index, read_index
 from runtime.errors import ManifestError, MissingExtraError, UsageError
-from runtime.frames import Frame, SizeRule
+from runtime.frames import Frame, Frames, SizeRule
+from runtime.sessions.base import Pending
+from runtime.sessions.fake import FakeSession
+from runtime.tiles import ResizedSession
 
 
 def noise(height: int, width: int, seed: int = 0) -> Frame:
@@ -439,6 +442,38 @@ def test_a_run_is_cut_at_one_place(tmp_path: Path) -> None:
     assert fitted.runs == ((0, 1),)
     assert np.array_equal(fitted.frames[1], second[28:, :14])  # asked for before the first
     assert np.array_equal(fitted.frames[0], first[28:, :14])
+
+
+def test_a_model_that_resizes_gets_whole_frames_as_at_run_time(tmp_path: Path) -> None:
+    """Small ones too; each frame of a set on disk and in memory is what the session would be given."""
+    frames = [noise(40, 60), noise(5, 90, 1), noise(12, 14, 2), noise(3, 4, 3)]
+    for index, frame in enumerate(frames):
+        write(tmp_path / f"{index}.png", frame)
+    inner = Recorder()
+    with ResizedSession(inner, (12, 14)) as session:
+        for frame in frames:
+            session.infer(frame[None])
+    for material in (set_of(*frames), CalibrationSet.from_paths([tmp_path])):
+        fitted = material.fitting(SizeRule(20, 8), (12, 14), resizes=True)
+        assert (fitted.size, fitted.runs, fitted.digest) == ((12, 14), material.runs, material.digest)
+        for frame, seen in zip(fitted.frames, inner.frames, strict=True):
+            np.testing.assert_array_equal(frame, seen)
+            assert frame.flags.c_contiguous
+    sampled = CalibrationSet.from_paths([write_set(tmp_path / "set", noise(5, 6), noise(5, 6, 1), run_length=2)])
+    assert sampled.fitting(SizeRule(), (12, 14), resizes=True).frames[1].shape == (12, 14, 3)
+    assert material.fitting(SizeRule(1, 1), resizes=True).frames[0].shape == (40, 60, 3)  # any size: nothing to resize
+
+
+class Recorder(FakeSession):
+    """Keeps the frames that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Frame] = []
+
+    def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
+        self.frames.append(frames[0].copy())
+        return super().submit(frames, out)
 
 
 def test_free_sizes_are_cut_down_to_the_multiple(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ from runtime.frames import Frame, SizeRule
 from runtime.manifest import Artifact, Manifest, Port
 from runtime.metrics import psnr
 from runtime.sessions import Choice
+from runtime.tiles import resized_into
 
 # --- a net of the tests' own ------------------------------------------------------------------------------------------
 
@@ -323,6 +324,20 @@ def test_frames_that_are_too_small(photo_folder: Path) -> None:
         checked_material((photo_folder,), with_geometry(size_rule=SizeRule(128, 1)))
     with pytest.raises(UsageError, match="a frame of 96x96 is too small, the model takes 96x100"):
         checked_material((photo_folder,), with_geometry(fixed_size=(96, 100)))
+
+
+def test_frames_of_a_model_that_resizes(photo_folder: Path) -> None:
+    """None is too small, and it is judged on whole frames as well."""
+    manifest = with_geometry(fixed_size=(96, 100), fit="resize")
+    material = checked_material((photo_folder,), manifest)
+    whole = CalibrationSet.from_paths([photo_folder]).frames[0]
+    resized = np.empty((96, 100, 3), np.uint8)
+    resized_into(whole, resized)
+    assert np.array_equal(material.frames[0], resized)
+    clips = clips_of(material, manifest)
+    assert clips.truth is None
+    assert {frame.shape for frame in clips.inputs} == {(96, 100, 3)}
+    assert np.array_equal(clips.inputs[0], resized)
 
 
 def test_a_recurrent_net_needs_runs(photo_folder: Path, pan_set: Path) -> None:

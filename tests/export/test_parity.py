@@ -8,6 +8,7 @@ import onnx
 import pytest
 from bundle_factory import random_frames, upscale, upscale_model, write_small_bundle
 from checkpoint_factory import exported, frame, loaded
+from onnx import TensorProto
 
 import export.parity
 from calib.dataset import CalibrationSet
@@ -24,9 +25,10 @@ from export.parity import (
     tile_size,
 )
 from runtime.bundle import Bundle, open_bundle
+from runtime.codes import Code
 from runtime.errors import GenedgeError
 from runtime.frames import SizeRule
-from runtime.manifest import Geometry, Limits
+from runtime.manifest import Geometry, Limits, Port
 from runtime.sessions import Choice, available_backends, runnable
 from runtime.tiles import plan_tiles
 
@@ -157,6 +159,36 @@ def test_tiles_with_the_right_halo_equal_the_whole_frame(backend: str, tmp_path:
 def test_tiles_with_too_small_a_halo_are_found(tmp_path: Path) -> None:
     bundle = bundle_with(exported("compact-x2"), 0, tmp_path / "b")
     assert tile_difference(bundle, Choice("onnxruntime", "fp32", "fp32", ""), frame(97, 131)) > 1
+
+
+@pytest.mark.parametrize(("halo", "fits"), [(4, True), (0, False)])
+def test_a_net_that_looks_farther_around_it_in_a_map_is_found(halo: int, fits: bool, tmp_path: Path) -> None:
+    """To the frame it adds a map's mean over 9x9 pixels, so the frame's own halo is 0."""
+    port = Port("light", "code", "float32", ("n", 3, "h", "w"), code=Code("vector", 3, (0, 0, 0), 0, 100))
+    nodes = [
+        onnx.helper.make_node("AveragePool", ["light"], ["mean"], kernel_shape=[9, 9], pads=[4, 4, 4, 4]),
+        onnx.helper.make_node("Transpose", ["mean"], ["pixels"], perm=[0, 2, 3, 1]),
+        onnx.helper.make_node("Cast", ["frame"], ["values"], to=TensorProto.FLOAT),
+        onnx.helper.make_node("Add", ["values", "pixels"], ["sum"]),
+        onnx.helper.make_node("Clip", ["sum", "black", "white"], ["clipped"]),
+        onnx.helper.make_node("Cast", ["clipped"], ["image"], to=TensorProto.UINT8),
+    ]
+    ends = [onnx.numpy_helper.from_array(np.float32(end), name) for end, name in ((0, "black"), (255, "white"))]
+    info = onnx.helper.make_tensor_value_info
+    inputs = [info("frame", TensorProto.UINT8, ["n", "h", "w", 3]), info("light", TensorProto.FLOAT, port.shape)]
+    outputs = [info("image", TensorProto.UINT8, ["n", "h", "w", 3])]
+    graph = onnx.helper.make_graph(nodes, "light", inputs, outputs, ends)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    bundle = bundle_with(model, halo, tmp_path / "b")
+    manifest = replace(
+        bundle.manifest,
+        inputs=(bundle.manifest.frame, port),
+        geometry=replace(bundle.manifest.geometry, scale=1),
+    )
+    difference = tile_difference(
+        Bundle(bundle.folder, manifest), Choice("onnxruntime", "fp32", "fp32", ""), frame(97, 131)
+    )
+    assert (difference <= 1) is fits
 
 
 @pytest.mark.parametrize("halo", [0, 8, 70, 88, 150])

@@ -124,6 +124,7 @@ def test_the_image_that_is_asked_for_is_written(tmp_path: Path, capsys: pytest.C
         (["2:negative"], "--image 2:negative: the stage before the colon is a number from 1 to 1"),
         (["0:negative"], "a number from 1 to 1"),
         (["x:negative"], "a number from 1 to 1"),
+        (["9" * 5000 + ":negative"], "99: the stage before the colon is a number from 1 to 1"),
         ([":negative"], "a number from 1 to 1"),
         (["image", "--image", "1:negative"], "stage 1 has its image already"),
     ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -312,12 +314,55 @@ def test_pictures_that_are_no_map(tmp_path: Path) -> None:
             read_picture(path, rule, "style")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.png").write_text("")
-    for name in ("text.png", "empty.png"):
-        with pytest.raises(UsageError, match="is not a picture"):
+    picture(tmp_path / "lossy.jpg", [[0, 1]]).rename(tmp_path / "lossy.png")
+    (tmp_path / "cut.png").write_bytes(colour.read_bytes()[:-20])
+    for name in ("text.png", "empty.png", "lossy.png", "cut.png"):
+        with pytest.raises(UsageError, match=f"{name} is not a PNG that can be read"):
             read_picture(tmp_path / name, PLAIN, "style")
+    alpha = picture(tmp_path / "alpha.png", [[[1, 1, 1, 255]]])
+    for rule, words in ((PLAIN, "has 4 planes, one of them how opaque"), (code, "has 4 planes, one of them how opaq")):
+        with pytest.raises(UsageError, match=words):
+            read_picture(alpha, rule, "style")
+    three = Code("vector", 3, (0, 0, 0))
+    with pytest.raises(UsageError, match="has 4 planes"):
+        read_picture(alpha, three, "style")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UsageError, match="is no file"):
         read_picture(tmp_path / "pipe.png", PLAIN, "style")
+
+
+def test_a_picture_with_a_palette_is_taken_by_its_colours(tmp_path: Path) -> None:
+    """A palette in grey is a grey picture; one in colour says nothing about classes."""
+    path = tmp_path / "palette.png"
+    for palette, words in (((0, 0, 0, 2, 2, 2), None), ((0, 0, 0, 128, 0, 0), "classes are a grey picture")):
+        path.write_bytes(palette_png([[0, 1], [1, 0]], bytes(palette)))
+        if words is None:
+            classes = read_picture(path, PLAIN).numbers(PLAIN, 2, 2).argmax(axis=0)
+            np.testing.assert_array_equal(classes, [[0, 2], [2, 0]])
+        else:
+            with pytest.raises(UsageError, match=words):
+                read_picture(path, PLAIN)
+
+
+def palette_png(rows: list[list[int]], palette: bytes) -> bytes:
+    lines = b"".join(b"\0" + bytes(row) for row in rows)
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 3, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in parts:
+        data += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return data
+
+
+def test_a_small_file_that_claims_a_huge_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32768x32768 pixels in colour with 16 bits are 8 GiB, and OpenCV would take them."""
+    path = picture(tmp_path / "huge.png", [[0, 1]])
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 1 << 15, 1 << 15)
+    path.write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(UsageError, match=r"huge.png has 32768x32768 pixels, more than the 64 million allowed"):
+        read_picture(path, PLAIN, "style")
 
 
 def test_a_map_that_would_fill_the_memory(tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_a_bundle_twice_has_its_stages_names() -> None:
         controls.dial("net.style")
 
 
+def test_a_stages_name_is_never_ambiguous() -> None:
+    controls = Controls([manifest(CODES[0], name="2"), manifest(CODES[0], name="b")])
+    assert [controls.dial(name).stage for name in ("1.style", "2.style", "b.style")] == [0, 1, 1]
+
+
 def test_a_map_is_a_picture_of_any_size_or_the_same_everywhere(tmp_path: Path) -> None:
     controls, session = controls_of(CODE_MAP)
     path = tmp_path / "classes.PNG"
@@ -147,18 +152,43 @@ def other_parts(port: Port) -> tuple[Any, ...]:
     return port.role, port.dtype, port.shape, port.source, port.initial, port.code
 
 
-def test_a_passcode_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["naïve \r\n", "naïve ", "\ufeffnaïve \n"], ids=["line", "bare", "mark"])
+def test_a_passcode_file(tmp_path: Path, content: str) -> None:
+    """Its spaces count; the end of its line does not, nor the mark that Windows' editor puts in front."""
     path = tmp_path / "secret"
-    path.write_bytes("naïve \r\n".encode())
+    path.write_bytes(content.encode())
     assert read_passcode(path) == "naïve "
+    controls, session = controls_of(CODES[1])
+    controls.apply_passcode(read_passcode(path))
+    assert now(session, "passcode") == [1 if bit else -1 for bit in passcode_bits("naïve ", 3)]
+    assert passcode_bits("naïve ", 3) != passcode_bits("naïve", 3)
+
+
+def test_what_is_no_passcode_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for place, words in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError, match=f"{place}: {words}"):
+            read_passcode(place)
     for content, words in (
+        (b"", "holds no passcode"),
         (b"\n", "holds no passcode"),
+        (b"\xef\xbb\xbf\r\n", "holds no passcode"),
         (b"\xff", "not a text"),
         (b"x" * 5000, "more than 4096 bytes"),
     ):
         path.write_bytes(content)
         with pytest.raises(UsageError, match=words):
             read_passcode(path)
+
+
+def test_a_passcode_is_not_repeated_in_a_complaint() -> None:
+    """Somebody forgets what stands in front of a passcode, or says it of another code of bits."""
+    controls, session = controls_of(CODES[1])
+    for text in ("sesame", "sesame+street", "passcod:sesame"):
+        with pytest.raises(UsageError, match="passcode takes 3 digits 0 or 1, or passcode:TEXT") as caught:
+            controls.apply("passcode", text)
+        assert "sesame" not in str(caught.value)
+    assert now(session, "passcode") == [-1, -1, 1]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -334,10 +364,11 @@ def test_a_file_that_is_missing_is_waited_for(watched: Any) -> None:
     assert now(session, "style") == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_keeps_nobody_waiting(watched: Any, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+def test_what_is_no_file_keeps_nobody_waiting(watched: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, watcher, _, said = watched
-    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
+    monkeypatch.setattr(os, "open", lambda *args: pytest.fail("opened"))
     begun = time.monotonic()
     watcher.look()
     watcher.look()
@@ -656,7 +687,9 @@ def test_keys_in_the_window_change_a_run_that_is_under_way(
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *args: 1.0)
     arguments = ["run", "-b", str(plain_codes), "-i", str(noise), "-o", "display://", "--quiet", "--threads", "1"]
     assert run([*arguments, "--input-rate", "1000", "--max-frames", "40"]) == 0
-    assert "style = c" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "keys: [ and ] change style" in told  # although standard input is no terminal
+    assert "style = c" in told
     first, last = (random_frames(180, 240, 3, seed=seed)[None, :1, :1] for seed in (0, 39))
     np.testing.assert_array_equal(shown[0], conditional(first)[0])
     np.testing.assert_array_equal(shown[-1], conditional(last, {"style": (0, 0, 1, 0)})[0])

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from runtime.codes import Code
 from runtime.errors import UsageError
 from runtime.frames import Frame, Frames, SizeRule
-from runtime.manifest import Geometry
+from runtime.manifest import Geometry, Port
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.sessions.fake import FakeSession
 from runtime.tiles import (
@@ -390,6 +391,12 @@ def test_resized_goes_to_the_fixed_size_and_back(size: tuple[int, int]) -> None:
     assert inner.closed
 
 
+def test_resizing_to_the_same_size_is_a_copy() -> None:
+    image, target = noise(5, 7)[0], np.zeros((5, 7, 3), np.uint8)
+    resized_into(image, target)
+    np.testing.assert_array_equal(target, image)
+
+
 def test_shrinking_averages_and_growing_interpolates() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255  # nearest or cubic would give moiré, or one of the two values
@@ -450,6 +457,29 @@ def test_resized_passes_a_reset_on_and_resets_where_the_frames_size_changes() ->
         assert inner.resets == begun + 1
         session.infer(noise(9, 8))  # the inner session sees 16x20 as before
         assert inner.resets == begun + 2
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    ("own", "places"),
+    [(2, [0, 0, 1, 1]), (6, [1, 4]), (5, [0, 1, 3, 4]), (4, [0, 1, 2, 3])],
+    ids=["grows", "shrinks", "uneven", "same"],
+)
+def test_resized_takes_the_nearest_pixel_of_a_map(own: int, places: list[int], axis: int) -> None:
+    """What lies under the middle of each pixel, so that nothing moves to one side."""
+    given, taken = ((1, side) if axis else (side, 1) for side in (own, len(places)))
+    inner = FakeSession(
+        codes=[Port("where", "code", "float32", ("n", 1, "h", "w"), code=Code("vector", 1, (0,), 0, 9))]
+    )
+    numbers = np.arange(own, dtype=np.float32).reshape(1, *given)
+    with ResizedSession(inner, taken) as session:
+        for said, wanted in ((numbers, places), (numbers, places), ([7], [7] * len(places)), (numbers, places)):
+            session.set_code("where", said)
+            session.infer(noise(*given))
+            assert inner.seen[-1]["where"].shape == (1, 1, *taken)
+            assert inner.seen[-1]["where"].ravel().tolist() == wanted
+        with pytest.raises(UsageError, match=r"the map for where has .* pixels, but the frames have 3x3"):
+            session.infer(noise(3, 3))
 
 
 GEOMETRY = Geometry(2, SizeRule(), halo=3, tileable=False, fixed_size=(16, 20))
