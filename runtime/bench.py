@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.sessions import Choice, SessionInfo, open_session
 from runtime.tiles import fit_session
+
+ROUNDS = 20
+ENOUGH, LEAST = 120.0, 3  # seconds after which no further round begins, and rounds that there are at least
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,19 @@ class Timing:
 
 
 def bench(
-    bundle: Bundle, choices: Sequence[Choice], height: int, width: int, rounds: int, threads: int = 0
+    bundle: Bundle,
+    choices: Sequence[Choice],
+    height: int,
+    width: int,
+    rounds: int | None = None,
+    threads: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> list[Timing]:
     """Run every choice on the same frame of ``height x width`` pixels, one after the other in each round.
 
     Taking turns spreads a disturbance of the machine over all of them. The frame is the bundle's first golden frame,
-    resized. Raises :class:`GenedgeError` where there is none.
+    resized. Without ``rounds`` there are ``ROUNDS``, or fewer where they take longer than ``ENOUGH`` seconds. Raises
+    :class:`GenedgeError` where there is no golden frame.
     """
     picture = next((frame for frame, _ in bundle.golden_frames()), None)
     if picture is None:
@@ -62,13 +73,18 @@ def bench(
     with ExitStack() as stack:
         sessions = []
         for choice in choices:
+            progress(f"warming up {choice.variant} on {choice.backend} in {choice.precision}")
             inner = open_session(bundle, choice, threads=threads, in_flight=1)
             session = stack.enter_context(fit_session(inner, bundle.manifest.geometry, height, width, None))
             session.warm_up(tuple(frame.shape))
             sessions.append(session)
         out = np.empty(sessions[0].output_shape(frame.shape), dtype=np.uint8)
         times: list[list[float]] = [[] for _ in sessions]
-        for _ in range(rounds):
+        start, limit = time.perf_counter(), ENOUGH if rounds is None else math.inf
+        for turn in range(rounds or ROUNDS):
+            if turn >= LEAST and time.perf_counter() - start > limit:
+                break
+            progress(f"round {turn + 1} of {rounds or ROUNDS}")
             for session, taken in zip(sessions, times, strict=True):
                 begin = time.perf_counter()
                 session.infer(frame, out)

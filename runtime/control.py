@@ -100,7 +100,8 @@ class Controls:
         if found:
             choices = " or ".join(dial.spellings[2] for dial in found)
             raise UsageError(f"{name} is a code of several bundles: say {choices}")
-        known = f"there are {', '.join(dial.name for dial in self.dials)}" if self.dials else "no bundle here takes one"
+        names = ", ".join(dial.name for dial in self.dials)
+        known = f"there {'is' if len(self.dials) == 1 else 'are'} {names}" if names else "no bundle here takes one"
         raise UsageError(f"no code is called {name[:SHOWN]!r}: {known}")
 
     def apply(self, name: str, text: str) -> None:

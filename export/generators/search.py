@@ -11,6 +11,7 @@ from export.generators.base import Generator, State, numberless
 from runtime.errors import CheckpointError
 
 _MAX_DEPTH = 3  # fronts inside fronts: ``model.netG.module.``
+_FEW = 3  # kinds of names, such as ``body.N.weight``, that nets of other families can have by chance
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,15 @@ def _unknown(state: State, families: Sequence[Generator]) -> str:
     shown = ", ".join(
         f"{name} {list(state[name].shape)}" for name in (names if len(names) < 4 else [*names[:2], names[-1]])
     )
-    return (
-        f"unknown architecture: {len(names)} tensors such as {shown}; the nearest family is {near.id} "
-        f"({near.title}), which shares {len(seen & near.keys)} of its {len(near.keys)} kinds of tensor names "
-        f"(known families: {', '.join(generator.id for generator in families)}); "
-        "--module FILE.py:FUNCTION builds a net of your own"
-    )
+    what = f"unknown architecture: {len(names)} tensors such as {shown}; the nearest family is {near.id} ({near.title})"
+    if len(seen) > _FEW and seen <= near.keys:
+        known = f"which knows all of these names: it may be a part of a checkpoint of {near.id} (is the file whole?)"
+    else:
+        known = (
+            f"which shares {len(seen & near.keys)} of its {len(near.keys)} kinds of tensor names "
+            f"(known families: {', '.join(generator.id for generator in families)})"
+        )
+    return f"{what}, {known}; --module FILE.py:FUNCTION builds a net of your own"
 
 
 def _likeness(seen: frozenset[str], keys: frozenset[str]) -> tuple[float, float]:

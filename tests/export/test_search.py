@@ -281,6 +281,23 @@ def test_a_plain_sequence_of_convolutions_is_unknown_but_no_vgg() -> None:
         identify(named(layers))
 
 
+@pytest.mark.parametrize("id", ["frvsr-bd-x4", "fsrcnn-x3", "edsr-x2", "msrresnet-x4", "mobile-rrn", "bicyclegan"])
+def test_half_of_a_checkpoint_is_called_a_part(id: str) -> None:
+    state = published(id).state()
+    half = dict(list(state.items())[: len(state) // 2])
+    with pytest.raises(CheckpointError) as error:
+        identify(half)
+    assert f"it may be a part of a checkpoint of {published(id).family} (is the file whole?)" in str(error.value)
+    assert "known families" not in str(error.value)
+
+
+def test_a_net_with_names_of_its_own_is_no_part() -> None:
+    state = published("frvsr-bd-x4").state()
+    half = {"stem.weight": torch.zeros(4, 3, 3, 3), **dict(list(state.items())[: len(state) // 2])}
+    with pytest.raises(CheckpointError, match="known families"):
+        identify(half)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

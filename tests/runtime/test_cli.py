@@ -482,6 +482,19 @@ def test_bench_times_every_variant(bundle: Path, tmp_path: Path, capsys: pytest.
     assert "time/best" in capsys.readouterr().out
 
 
+def test_bench_tells_its_progress_and_ends_early_with_slow_nets(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("runtime.bench.ENOUGH", 0.0)
+    assert run(["bench", str(bundle), "--size", "16x16"]) == 0
+    captured = capsys.readouterr()
+    assert "16x16, 3 rounds in turn" in captured.out
+    assert "warming up fp32 on " in captured.err
+    assert "round 1 of 20" in captured.err
+    assert run(["bench", str(bundle), "--size", "16x16", "--rounds", "4"]) == 0  # as many as somebody asks for
+    assert "16x16, 4 rounds in turn" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", ["verify", "bench", "doctor"])
 def test_json_on_standard_output_stands_alone(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = [str(write_small_bundle(tmp_path / "b"))] if verb != "doctor" else []

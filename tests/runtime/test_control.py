@@ -89,6 +89,8 @@ def test_what_is_invalid_changes_nothing() -> None:
             controls.apply(name, text)
     assert now(session, "style") == [0, 0, 1, 0]
     assert controls.said(0)["style"] == "c"
+    with pytest.raises(UsageError, match=r"no code is called 'mood': there is style$"):
+        Controls([manifest(CODES[0])]).apply("mood", "1")
 
 
 def test_names_of_several_bundles() -> None:
