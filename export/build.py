@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +89,7 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     for note in loaded.notes:
         progress(note)
     graph = frame_graph(loaded)
-    progress("measuring the halo")
-    halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
+    loaded, halo = _with_halo(loaded, graph, progress)
     progress("exporting to ONNX")
     canonical = graph_from_generator(graph, loaded.size_rule, shape)
     read = {source for node in canonical.graph.node for source in node.input}  # engines leave out what nothing reads
@@ -229,11 +228,18 @@ def _bundle_name(path: Path) -> str:
     return name[:100] or "bundle"
 
 
-def _halo(graph: FrameGraph, minimum: int, multiple: int, scale: int) -> int:
+def _with_halo(loaded: LoadedGenerator, graph: FrameGraph, progress: Progress) -> tuple[LoadedGenerator, int]:
+    """The halo in input pixels, 0 for a net that takes whole frames only, which one that sees too far becomes."""
+    if not loaded.tileable:
+        return loaded, 0
+    progress("measuring the halo")
+    rule = loaded.size_rule
     try:
-        return measured_halo(graph, minimum, multiple, scale)
+        return loaded, measured_halo(graph, rule.minimum, rule.multiple, loaded.scale)
     except ValueError as error:
-        raise GenedgeError(f"the halo cannot be measured: {error}") from None
+        note = f"Frames are not cut into tiles: {error}."
+        progress(note)
+        return replace(loaded, tileable=False, notes=(*loaded.notes, note)), 0
 
 
 def _gate(name: str, results: list[VariantParity]) -> None:

@@ -15,7 +15,7 @@ import onnx
 
 from calib.recipe import VariantRecipe
 from export.checkpoint import Checkpoint
-from export.config import LIMITS
+from export.config import LIMITS, LIMITS_WITH_STATES
 from export.generators.base import Condition, LoadedGenerator, RecurrentState
 from export.parity import Pair, VariantParity, golden_pairs
 from runtime.bundle import PARITY_NAME, Bundle
@@ -125,10 +125,11 @@ def write_files(
                 {name: numbers_of(values) for name, values in pair.codes.items()},
             )
         )
+    limits = LIMITS_WITH_STATES if draft.states else LIMITS
     manifest = replace(
         draft,
         artifacts=artifacts,
-        limits={key: LIMITS[key] for key in (*models, "bf16") if key in LIMITS},
+        limits={key: limits[key] for key in (*models, "bf16") if key in limits},
         golden=tuple(golden),
     )
     write_manifest(folder, manifest)

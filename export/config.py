@@ -17,6 +17,8 @@ LIMITS = {
     # bfloat16 has 8 bits of precision, about one 8-bit step on a bright pixel
     "bf16": Limits(psnr_db=40.0, delta_e=1.0),
 }
+#: The same for a generator with a state: what engines round differently comes back to them in the next frame.
+LIMITS_WITH_STATES = {**LIMITS, "fp32": Limits(max_abs=1, changed=0.01)}
 
 
 @dataclass(frozen=True)

@@ -309,19 +309,21 @@ class TestRefused:
         with pytest.raises(UsageError, match="limited to 4096 pixels a side"):
             build(replace(config, shape=(64, 99_999)))
 
-    def test_global_net_that_says_it_can_be_tiled(self, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        def far(*arguments: Any) -> int:
-            raise ValueError("the influence of a pixel reaches beyond 512 pixels")
-
-        monkeypatch.setattr(export.build, "measured_halo", far)
-        with pytest.raises(
-            GenedgeError, match="the halo cannot be measured: the influence of a pixel reaches beyond 512"
-        ):
-            build(config)
-
 
 def exported_weight() -> Any:
     return next(iter(loaded("compact-x2").net.state_dict().values()))
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_net_that_sees_too_far_takes_whole_frames(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def far(*arguments: Any) -> int:
+        raise ValueError("the influence of a pixel reaches beyond 512 pixels")
+
+    monkeypatch.setattr(export.build, "measured_halo", far)
+    built = build(config)
+    geometry = open_bundle(built.folder).manifest.geometry
+    assert (geometry.tileable, geometry.halo, built.tile_difference) == (False, 0, None)
+    assert built.loaded.notes[-1].startswith("Frames are not cut into tiles: the influence of a pixel reaches")
 
 
 @pytest.mark.usefixtures("quick_export")
