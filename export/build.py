@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +86,12 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     if loaded.freeze is not None:
         progress("freezing the statistics of its norms")
         loaded = loaded.freeze(material.frames, progress)
+    graph, halo = frame_graph(loaded), 0
+    if loaded.tileable:
+        progress("measuring the halo")
+        loaded, halo = _reach(loaded, graph)
     for note in loaded.notes:
         progress(note)
-    graph = frame_graph(loaded)
-    progress("measuring the halo")
-    halo = _halo(graph, loaded.size_rule.minimum, loaded.size_rule.multiple, loaded.scale) if loaded.tileable else 0
     progress("exporting to ONNX")
     canonical = graph_from_generator(graph, loaded.size_rule, shape)
     read = {source for node in canonical.graph.node for source in node.input}  # engines leave out what nothing reads
@@ -229,11 +230,15 @@ def _bundle_name(path: Path) -> str:
     return name[:100] or "bundle"
 
 
-def _halo(graph: FrameGraph, minimum: int, multiple: int, scale: int) -> int:
+def _reach(loaded: LoadedGenerator, graph: FrameGraph) -> tuple[LoadedGenerator, int]:
+    """The halo in pixels; a net that sees too far for one is never cut into tiles, and says so."""
+    rule = loaded.size_rule
     try:
-        return measured_halo(graph, minimum, multiple, scale)
+        return loaded, measured_halo(graph, rule.minimum, rule.multiple, loaded.scale)
     except ValueError as error:
-        raise GenedgeError(f"the halo cannot be measured: {error}") from None
+        reason = str(error)
+    note = f"{reason[0].upper()}{reason[1:]}, so frames are never cut into tiles; large ones need much memory."
+    return replace(loaded, tileable=False, notes=(*loaded.notes, note)), 0
 
 
 def _gate(name: str, results: list[VariantParity]) -> None:

@@ -309,15 +309,23 @@ class TestRefused:
         with pytest.raises(UsageError, match="limited to 4096 pixels a side"):
             build(replace(config, shape=(64, 99_999)))
 
-    def test_global_net_that_says_it_can_be_tiled(self, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        def far(*arguments: Any) -> int:
-            raise ValueError("the influence of a pixel reaches beyond 512 pixels")
 
-        monkeypatch.setattr(export.build, "measured_halo", far)
-        with pytest.raises(
-            GenedgeError, match="the halo cannot be measured: the influence of a pixel reaches beyond 512"
-        ):
-            build(config)
+def test_a_net_whose_reach_cannot_be_measured_takes_whole_frames(
+    config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RRDB x2 of 23 blocks sees some 700 pixels away, unless its weights let that fade below a step."""
+
+    def far(*arguments: Any) -> int:
+        raise ValueError("the influence of a pixel reaches beyond 512 pixels")
+
+    monkeypatch.setattr(export.build, "measured_halo", far)
+    built = build(config)
+    geometry = open_bundle(str(built.folder)).manifest.geometry
+    assert (geometry.tileable, geometry.halo, built.tile_difference) == (False, 0, None)
+    assert built.loaded.notes[-1] == (
+        "The influence of a pixel reaches beyond 512 pixels, so frames are never cut into tiles; large ones need "
+        "much memory."
+    )
 
 
 def exported_weight() -> Any:
