@@ -86,10 +86,12 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     if loaded.freeze is not None:
         progress("freezing the statistics of its norms")
         loaded = loaded.freeze(material.frames, progress)
+    graph, halo = frame_graph(loaded), 0
+    if loaded.tileable:
+        progress("measuring the halo")
+        loaded, halo = _reach(loaded, graph)
     for note in loaded.notes:
         progress(note)
-    graph = frame_graph(loaded)
-    loaded, halo = _with_halo(loaded, graph, progress)
     progress("exporting to ONNX")
     canonical = graph_from_generator(graph, loaded.size_rule, shape)
     read = {source for node in canonical.graph.node for source in node.input}  # engines leave out what nothing reads
@@ -228,18 +230,15 @@ def _bundle_name(path: Path) -> str:
     return name[:100] or "bundle"
 
 
-def _with_halo(loaded: LoadedGenerator, graph: FrameGraph, progress: Progress) -> tuple[LoadedGenerator, int]:
-    """The halo in input pixels, 0 for a net that takes whole frames only, which one that sees too far becomes."""
-    if not loaded.tileable:
-        return loaded, 0
-    progress("measuring the halo")
+def _reach(loaded: LoadedGenerator, graph: FrameGraph) -> tuple[LoadedGenerator, int]:
+    """The halo in pixels; a net that sees too far for one is never cut into tiles, and says so."""
     rule = loaded.size_rule
     try:
         return loaded, measured_halo(graph, rule.minimum, rule.multiple, loaded.scale)
     except ValueError as error:
-        note = f"Frames are not cut into tiles: {error}."
-        progress(note)
-        return replace(loaded, tileable=False, notes=(*loaded.notes, note)), 0
+        reason = str(error)
+    note = f"{reason[0].upper()}{reason[1:]}, so frames are never cut into tiles; large ones need much memory."
+    return replace(loaded, tileable=False, notes=(*loaded.notes, note)), 0
 
 
 def _gate(name: str, results: list[VariantParity]) -> None:
