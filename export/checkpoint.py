@@ -42,6 +42,7 @@ PREFIXES = ("module.", "_orig_mod.")
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*(<!doctype\s+html|<html|<head|<\?xml)", re.IGNORECASE)
 _LFS = b"version https://git-lfs"
 _ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80\x02"  # what torch.save wrote before it wrote zip files
 _GLOBAL = re.compile(r"(?:GLOBAL|Unsupported class|Unsupported global: GLOBAL)\s+([\w.]+)")
 _MAX_DEPTH = 4  # wrappers inside wrappers
 _MAX_RANK = 8  # dimensions of a tensor; kernels have up to 5
@@ -131,7 +132,9 @@ def _read(path: Path) -> bytes:
 
 def _is_safetensors(path: Path, data: bytes) -> bool:
     # eight bytes of length, then the header, which is JSON
-    return path.suffix.lower() == ".safetensors" or data[8:10] in (b'{"', b"{}")
+    if data[8:10] in (b'{"', b"{}"):
+        return True
+    return path.suffix.lower() == ".safetensors" and not data.startswith((_ZIP, _PICKLE))
 
 
 def _from_safetensors(data: bytes) -> Any:

@@ -527,3 +527,10 @@ def test_real_checkpoints(name: str, tensors: int, wrapper: str, assets: Callabl
     assert {name: str(tuple(tensor.shape)) for name, tensor in found.state.items()} == {
         name: shape for name, shape, _ in listed
     }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_that_is_called_safetensors_is_read(tmp_path: Path, *, zipped: bool) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(saved({"convs.0.weight": torch.ones(2)}, zipped=zipped))
+    assert list(load_state(path).state) == ["convs.0.weight"]
