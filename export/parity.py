@@ -111,14 +111,18 @@ def _pairs(loaded: LoadedGenerator, run: Sequence[Frame], codes: Codes) -> list[
     ]
 
 
-def parity_runs(material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None) -> list[list[Frame]]:
-    """Consecutive frames for a generator with a state: three runs of one size, then one of another.
+def parity_runs(
+    material: CalibrationSet, rule: SizeRule, shape: tuple[int, int] | None, *, heavy: bool = False
+) -> list[list[Frame]]:
+    """Consecutive frames for a generator with a state: three runs of one size, then one of another; smaller ones for a
+    ``heavy`` net.
 
     There is no video at hand, so each run is a pan over a photo: a window that moves by whole pixels (``PANS``), which
     is honest motion of real content without any interpolation. What it lacks is what else a camera sees: things that
     move apart from each other, noise that changes, cuts.
     """
-    sizes = [rule.padded(*FRAME_SIZE)] * 3 + [rule.padded(*ODD_SIZE)] if shape is None else [shape] * 4
+    size, odd = (HEAVY_SIZE, HEAVY_ODD_SIZE) if heavy else (FRAME_SIZE, ODD_SIZE)
+    sizes = [rule.padded(*size)] * 3 + [rule.padded(*odd)] if shape is None else [shape] * 4
     runs = []
     for index, (height, width) in enumerate(sizes):
         down, right = PANS[index % len(PANS)]
@@ -146,10 +150,11 @@ def parity_pairs(
     progress: Callable[[str], None],
 ) -> list[Pair]:
     """The frames of :func:`parity_frames`, or of :func:`parity_runs` for a generator with a state, with references."""
+    heavy = is_heavy(loaded, shape)
     if not loaded.states:
-        frames = parity_frames(material, loaded.size_rule, shape, heavy=is_heavy(loaded, shape))
+        frames = parity_frames(material, loaded.size_rule, shape, heavy=heavy)
         return reference_pairs(loaded, frames, progress)
-    runs = parity_runs(material, loaded.size_rule, shape)
+    runs = parity_runs(material, loaded.size_rule, shape, heavy=heavy)
     pairs = []
     for index, (run, codes) in enumerate(zip(runs, codes_of(loaded, len(runs)), strict=True)):
         progress(f"PyTorch reference, run {index + 1} of {len(runs)}, {len(run)} frames")

@@ -14,7 +14,7 @@ from export.build import Built, build
 from export.config import BuildConfig
 from export.frame_io import reference_pictures
 from export.generators.base import LoadedGenerator
-from export.parity import HEAVY_FRAMES, HEAVY_SIZE, codes_of, is_heavy, parity_frames
+from export.parity import HEAVY_FRAMES, HEAVY_SIZE, RUN_LENGTH, codes_of, is_heavy, parity_frames, parity_runs
 from runtime.bundle import open_bundle
 from runtime.errors import NotMetError
 from runtime.frames import SizeRule
@@ -170,6 +170,9 @@ def test_a_heavy_net_is_compared_on_fewer_and_smaller_frames(pictures_folder: Pa
         assert is_heavy(LoadedGenerator("heavy", Wide(200_000), 1), (144, 192))
     frames = parity_frames(CalibrationSet.from_paths([pictures_folder]), SizeRule(), None, heavy=True)
     assert [frame.shape[:2] for frame in frames] == [HEAVY_SIZE] * HEAVY_FRAMES + [(49, 67)]
+    runs = parity_runs(CalibrationSet.from_paths([pictures_folder]), SizeRule(8, 8), None, heavy=True)
+    assert [run[0].shape[:2] for run in runs] == [HEAVY_SIZE] * 3 + [(56, 72)]
+    assert {len(run) for run in runs} == {RUN_LENGTH}
 
 
 def test_what_cannot_be_counted_is_light() -> None:
