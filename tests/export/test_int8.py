@@ -690,7 +690,7 @@ def test_weights_that_are_not_finite_or_make_what_is_not(
     state = published("compact-x2").state()
     state["convs.1.weight"][:] = value
     weights.write_bytes(saved(state))
-    monkeypatch.setattr(export.build, "_halo", lambda *_: 3)
+    monkeypatch.setattr(export.build, "_reach", lambda loaded, graph: (loaded, 3))
     code, found = refused("--calib", photo_folder, weights=weights)
     assert code == 1
     assert sentence in found
