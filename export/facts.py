@@ -23,8 +23,8 @@ from runtime.report import shortened
 FRAMES = ((360, 640), (720, 1280))  # (height, width) that MACs are counted for
 #: Multiply-accumulates that measuring the reach may take: about ten seconds on one core of a CPU.
 BUDGET = 3e11
-_PROBES = 16  # times that a frame runs through the net for one radius: 12 pixels, the whole, and four cuts of it
-_RADII = (24, 48, 96, 192, 384)  # pixels, as measured_halo enlarges its field of view
+_PROBES = 16  # runs of a whole frame for one radius: more than measured_halo takes, so the estimate is a bound
+_RADII = (24, 48, 96, 192, 384)  # pixels; measured_halo takes smaller steps and narrower frames
 _MEGAPIXEL = 1e6
 _SHOWN = 12  # names in a list
 
