@@ -65,6 +65,7 @@ def bench(
     resized. Without ``rounds`` there are ``ROUNDS``, or fewer where they take longer than ``ENOUGH`` seconds. Raises
     :class:`GenedgeError` where there is no golden frame.
     """
+    bundle.manifest.check_gives_images()
     picture = next((frame for frame, _ in bundle.golden_frames()), None)
     if picture is None:
         raise GenedgeError(f"{bundle.folder} holds no golden frame to measure with: build it again")

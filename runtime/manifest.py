@@ -25,7 +25,10 @@ MAX_SCALE = 16
 MAX_SIDE = 1 << 16  # 65536 pixels, twice the side that H.264 can carry
 
 TASKS = ("super-resolution", "translation", "face-deid", "face-detection")
-ROLES = ("frame", "code", "state", "image")
+ROLES = ("frame", "code", "state", "image", "head")
+DETECTION = "face-detection"
+STRIDES = (8, 16, 32)  # input pixels from one anchor point to the next, of a face detector's three levels
+HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}  # values that each head of a face detector gives at an anchor point
 DTYPES = ("uint8", "float32", "float16", "int64")
 INITIALS = ("zeros", "frame")  # what a state holds before the first step
 FITS = ("pad", "resize")  # what becomes of frames that are not of the fixed size
@@ -178,16 +181,26 @@ class Manifest:
 
     @property
     def image(self) -> Port:
-        """The output that gives the pictures; of several, the first, which is the main one."""
+        """The output that gives the pictures; of several, the first, which is the main one.
+
+        Raises :class:`UsageError` for a face detector, which has none.
+        """
+        self.check_gives_images()
         return self.images[0]
+
+    def check_gives_images(self) -> None:
+        """Raises :class:`UsageError` where this is a face detector: it gives numbers, so nothing can be shown of it."""
+        if self.task == DETECTION:
+            raise UsageError(f"{self.name} is a face detector: use it with `python -m runtime deid --detector`")
 
     @property
     def images(self) -> tuple[Port, ...]:
-        """All outputs that give pictures, the main one first."""
+        """All outputs that give pictures, the main one first; empty for a face detector."""
         return tuple(port for port in self.outputs if port.role == "image")
 
     def image_called(self, name: str | None) -> Port:
         """The image ``name``, or the main one for None. Raises :class:`UsageError` where there is no such image."""
+        self.check_gives_images()
         for port in self.images:
             if name in (None, port.name):
                 return port
@@ -256,10 +269,13 @@ def parse_manifest(text: str | bytes) -> Manifest:
     limits = {key: _limits(top.object("limits").object(key)) for key in top.object("limits").keys(LIMIT_KEYS)}
     inputs = tuple(_port(reader) for reader in top.objects("inputs", 1, 64))
     outputs = tuple(_port(reader) for reader in top.objects("outputs", 1, 64))
-    for side, ports, role, others in (
-        ("inputs", inputs, "frame", ("code", "state")),
-        ("outputs", outputs, "image", ("state",)),
-    ):
+    detects = top.choice("task", TASKS) == DETECTION
+    sides: list[tuple[str, tuple[Port, ...], str, tuple[str, ...]]] = [
+        ("inputs", inputs, "frame", () if detects else ("code", "state"))
+    ]
+    if not detects:
+        sides.append(("outputs", outputs, "image", ("state",)))
+    for side, ports, role, others in sides:
         found = [port.shape for port in ports if port.role == role]
         if not found or (role == "frame" and len(found) > 1):
             exactly = "exactly one port" if role == "frame" else "a port"
@@ -271,6 +287,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
                 raise ManifestError(f"manifest.{side}: the role {port.role} does not belong here")
         if len(set(found)) > 1:
             raise ManifestError(f"manifest.{side}: all with the role {role} must have the shape of the first")
+    for side, ports in (("inputs", inputs), ("outputs", outputs)):
         if len({port.name for port in ports}) != len(ports):
             raise ManifestError(f"manifest.{side}: two ports have the same name")
     if twice := {port.name for port in inputs} & {port.name for port in outputs}:  # engines look ports up by name
@@ -283,6 +300,10 @@ def parse_manifest(text: str | bytes) -> Manifest:
         if geometry.boolean("tileable"):
             raise ManifestError("manifest.geometry.tileable: a generator with a state takes whole frames only")
     _check_codes(inputs, outputs)
+    if detects:
+        _check_heads(next(port for port in inputs if port.role == "frame"), outputs)
+        if top.objects("golden", 0, 1000):
+            raise ManifestError("manifest.golden: a face detector gives no picture, so it has no golden frames")
     weights = top.object("weights")
     face = top.content.get("face")
     if face is not None and not isinstance(face, dict):
@@ -518,6 +539,31 @@ def _check_codes(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
                 )
 
 
+def _check_heads(frame: Port, outputs: tuple[Port, ...]) -> None:
+    """A face detector's outputs are twelve heads, which decoding finds by name, for frames of any size."""
+    if not all(isinstance(side, str) for side in frame.shape[1:3]):
+        raise ManifestError("manifest.inputs: the frame of a face detector has a free height and width")
+    count, taken = frame.shape[0], set(frame.shape)
+    anchors: dict[int, int | str] = {}
+    wanted = {f"{kind}_{stride}": (stride, size) for stride in STRIDES for kind, size in HEADS.items()}
+    for index, port in enumerate(outputs):
+        place = f"manifest.outputs[{index}]"
+        if port.role != "head":
+            raise ManifestError(f"{place}.role: a face detector's outputs are heads, not {port.role}")
+        if port.name not in wanted:
+            raise ManifestError(f"{place}.name: {port.name[:80]!r} is no head of a face detector: {', '.join(wanted)}")
+        if port.dtype != "float32":
+            raise ManifestError(f"{place}.dtype: a head is float32")
+        stride, size = wanted.pop(port.name)
+        anchor = port.shape[1] if len(port.shape) == 3 else 0
+        if not isinstance(anchor, str) or anchor in taken or port.shape != (count, anchor, size):
+            raise ManifestError(f"{place}.shape: {port.name} is ({count}, a{stride}, {size}), where a{stride} is free")
+        if anchors.setdefault(stride, anchor) != anchor or len(set(anchors.values())) != len(anchors):
+            raise ManifestError(f"{place}.shape: the heads of one stride share a free dimension of their own")
+    if wanted:
+        raise ManifestError(f"manifest.outputs: the head {next(iter(wanted))} is missing")
+
+
 def _golden_codes(reader: _Reader, inputs: tuple[Port, ...]) -> dict[str, tuple[float, ...]]:
     if "codes" not in reader.content:
         return {}
@@ -552,7 +598,7 @@ def _check_states(inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
     """What must hold where the states say what feeds them: nothing is left for the runtime to guess."""
     frame = next(port for port in inputs if port.role == "frame")
     results = {port.name: port for port in outputs if port.role == "state"}
-    image = next(port for port in outputs if port.role == "image")
+    image = next((port for port in outputs if port.role == "image"), frame)  # a face detector has none, nor states
     free = free_sizes(frame, image, (1, 1, 1, 3), 1)
     fed = set()
     for index, port in enumerate(inputs):

@@ -50,6 +50,7 @@ def verify(bundle: Bundle, choices: Iterable[Choice]) -> list[Verdict]:
     Raises :class:`GenedgeError` for a bundle without golden frames, for damaged files, and where there is no
     choice to verify, since nothing would have been shown then.
     """
+    bundle.manifest.check_gives_images()
     frames = list(bundle.golden_frames())
     if not frames:
         raise GenedgeError(f"{bundle.folder} holds no golden frames to verify against: build it again")

@@ -62,6 +62,7 @@ def runnable(bundle: Bundle) -> list[Choice]:
 
 def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Choice:
     """Pick engine and variant. Raises :class:`GenedgeError` where the device or the bundle cannot serve it."""
+    bundle.manifest.check_gives_images()
     if backend not in ("auto", *BACKENDS):
         raise UsageError(f"unknown backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
     if precision not in ("auto", *PRECISIONS):

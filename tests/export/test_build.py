@@ -391,3 +391,10 @@ def test_check_finds_a_graph_that_breaks_the_contract(model: bytes, sentence: st
     folder = write_small_bundle(tmp_path / "b", models={"fp32": model})
     with pytest.raises(GenedgeError, match=sentence):
         check(str(folder))
+
+
+def test_a_face_detector_is_checked_elsewhere(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "data" / "manifests" / "valid" / "face-detection.json"
+    (tmp_path / "manifest.json").write_bytes(example.read_bytes())
+    with pytest.raises(UsageError, match="face-detector is a face detector: use it with `python -m runtime deid"):
+        check(str(tmp_path))

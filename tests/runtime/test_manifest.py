@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.cli import run
 from runtime.codes import Code
-from runtime.errors import EXIT_FAILED, ManifestError
+from runtime.errors import EXIT_FAILED, EXIT_USAGE, ManifestError, UsageError
 from runtime.frames import SizeRule
 from runtime.manifest import MAX_BYTES, Artifact, Limits, Manifest, Port, free_sizes, parse_manifest, safe_member
 
@@ -143,6 +144,36 @@ def test_a_state_may_have_the_size_of_the_image_and_a_frame_begin_black() -> Non
     assert manifest.outputs == (manifest.image, Port("next_output", "state", "float32", picture))
 
 
+def test_a_face_detector_has_heads_instead_of_an_image() -> None:
+    manifest = example("face-detection")
+    assert (manifest.images, manifest.states, manifest.codes) == ((), (), ())
+    assert {port.role for port in manifest.outputs} == {"head"}
+    assert manifest.outputs[9] == Port("kps_8", "head", "float32", ("n", "a8", 10))
+    for ask in (lambda: manifest.image, manifest.check_gives_images, lambda: manifest.image_called("cls_8")):
+        with pytest.raises(UsageError, match=r"^face-detector is a face detector: use it with `python -m runtime deid"):
+            ask()
+
+
+def test_the_order_of_heads_is_free() -> None:
+    content = json.loads((EXAMPLES / "valid" / "face-detection.json").read_text(encoding="utf-8"))
+    content["outputs"].reverse()
+    assert len(parse_manifest(json.dumps(content)).outputs) == 12
+
+
+def test_no_command_runs_a_face_detector_as_a_generator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.json").write_bytes((EXAMPLES / "valid" / "face-detection.json").read_bytes())
+    bundle, video = str(tmp_path), str(tmp_path / "absent.mp4")
+    for command in (
+        ["run", "-i", video, "-o", str(tmp_path / "out.mp4"), "-b", bundle],
+        ["bench", bundle],
+        ["bench", bundle, "--backend", "onnxruntime"],
+        ["verify", bundle],
+    ):
+        assert run(command) == EXIT_USAGE
+        said = "error: face-detector is a face detector: use it with `python -m runtime deid --detector`\n"
+        assert capsys.readouterr() == ("", said)
+
+
 IMAGE_SHAPES = [
     (("n", "sh", "sw", 3), {"n": 2, "h": 5, "w": 7, "sh": 20, "sw": 28}),
     (("n", "h", "w", 3), {"n": 2, "h": 5, "w": 7}),  # the frame's name, whatever the image calls so
@@ -205,6 +236,8 @@ def test_hostile_examples_would_be_fine_without_their_one_mistake() -> None:
         ("negative-halo.json", '"halo": -1', '"halo": 1'),
         ("code-of-another-size.json", '["n", 3]', '["n", 2]'),
         ("golden-code-outside.json", "[2.0, 0.0]", "[1.0, 0.0]"),
+        ("head-of-another-size.json", '["n", "a8", 15]', '["n", "a8", 10]'),
+        ("head-of-unknown-name.json", "cls_64", "cls_8"),
     ):
         text = (EXAMPLES / "invalid" / name).read_text(encoding="utf-8")
         assert mistake in text
@@ -308,7 +341,9 @@ def test_a_changed_manifest_parses_or_raises_manifest_error(text: str) -> None:
     if manifest is None:
         return
     assert sum(port.role == "frame" for port in manifest.inputs) == 1
-    assert len({port.shape for port in manifest.outputs if port.role == "image"}) == 1
+    images = {port.shape for port in manifest.outputs if port.role == "image"}
+    assert len(images) == (0 if manifest.task == "face-detection" else 1)
+    assert images or sorted(port.role for port in manifest.outputs) == ["head"] * 12
     assert manifest.geometry.fit == "pad" or manifest.geometry.fixed_size is not None
     if any(port.source for port in manifest.states):
         assert all(port.initial for port in manifest.states)
