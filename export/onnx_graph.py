@@ -59,7 +59,7 @@ def graph_from_generator(graph: FrameGraph, size_rule: SizeRule, shape: tuple[in
         free.append(planes if condition.is_map else {0: n})
     names = [state.name for state in graph.states] + [condition.name for condition in graph.conditions]
     outputs = [state.output for state in graph.states if state.output is not None]
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 graph,
@@ -121,7 +121,7 @@ def fixed_sizes(port: onnx.ValueInfoProto) -> list[int | None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns about torchvision and its own deprecations; none of that helps a user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
