@@ -159,6 +159,7 @@ def check(place: str, progress: Progress = lambda text: None) -> list[str]:
     from export.passes import CANONICAL_OPSET
 
     bundle = open_bundle(place)
+    bundle.manifest.check_gives_images()
     lines = []
     for variant, artifact in bundle.manifest.artifacts.items():
         progress(f"checking {artifact.file}")

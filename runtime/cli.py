@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runtime",
         description="Run generator bundles on video files, cameras, streams and pictures.",
-        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 parity not met, 130 interrupted.",
+        epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 parity or privacy not met, 130 interrupted.",
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
@@ -146,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--quiet", action="store_true", help="no progress line")
     json_option(running)
     running.set_defaults(verb=_run)
+
+    from runtime.faces.cli import add_deid_parser
+    from runtime.faces.reveal import add_reveal_parser
+
+    add_deid_parser(verbs, _engine_options, json_option)
+    add_reveal_parser(verbs)
 
     verify = verbs.add_parser("verify", help="check on this device that a bundle still does what PyTorch did")
     verify.add_argument("bundle", metavar="BUNDLE")
@@ -239,7 +245,7 @@ def _run(options: argparse.Namespace) -> int:
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     controls = _controls(options, bundles)
     wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
-    with _terminable(), ExitStack() as stack:
+    with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_source(options.input, options=wishes))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
@@ -318,7 +324,7 @@ def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None
     return images
 
 
-class _StoppingSink:
+class StoppingSink:
     """Passes everything on, and stops the run once the viewer has closed the window."""
 
     def __init__(self, sink: Sink, stop: threading.Event) -> None:
@@ -368,7 +374,7 @@ class _Job:
             run_pipeline(
                 self.source,
                 self.stages,
-                _StoppingSink(self.sink, stop),
+                StoppingSink(self.sink, stop),
                 progress=Progress(total, quiet=self.options.quiet),
                 stop=stop,
                 max_frames=self.options.max_frames,
@@ -450,7 +456,7 @@ class _Job:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM end a run as Ctrl-C does: with a finalised file."""
     if threading.current_thread() is not threading.main_thread():
         yield

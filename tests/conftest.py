@@ -28,6 +28,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Measured ranges go where nobody looks, and none of another run are found."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # faces are found by the own detector, as on a machine without a network
+        patch.setenv("GENEDGE_OFFLINE", "1")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        patch.delenv("GENEDGE_FACE_DETECTOR", raising=False)
+        patch.delenv("GENEDGE_PASSCODE", raising=False)
         yield
 
 

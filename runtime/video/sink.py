@@ -42,6 +42,7 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".we
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 VP9 = (("deadline", "realtime"), ("cpu-used", "6"), ("row-mt", "1"), ("b", "0"))  # its default takes seconds a frame
 LIVE_TIME_BASE = Fraction(1, 90_000)  # seconds; the usual clock of video, divides 24, 25, 30, 50, 60 and 30000/1001
+PARTIAL = ".partial"  # end of the name of a file that is not complete, where that is asked for
 _INT32 = 2**31 - 1
 _LATE_START = Fraction(1)  # a clock that starts later than this (MPEG-TS) is moved to zero, as ffmpeg does
 
@@ -128,12 +129,14 @@ def open_sink(
     preset: str = "veryfast",
     audio: bool = True,
     threads: int = 0,
+    keep_partial: bool = False,
 ) -> Sink:
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
 
     ``codec``: h264, hevc or vp9; None picks what suits the file (h264, vp9 for .webm). ``crf``: quality, smaller is
     better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
     ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
+    ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
 
     Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
     """
@@ -146,7 +149,15 @@ def open_sink(
         return WindowSink(width, height, live=source.live)
     if uri.kind in (SinkKind.PATTERN, SinkKind.PICTURE):
         return PictureSink(uri, width, height)
-    return FileSink(uri, source, width, height, encoding_for(uri, codec, crf, preset, threads), audio=audio)
+    return FileSink(
+        uri,
+        source,
+        width,
+        height,
+        encoding_for(uri, codec, crf, preset, threads),
+        audio=audio,
+        keep_partial=keep_partial,
+    )
 
 
 def _check_frame(image: Frame, width: int, height: int) -> None:
@@ -349,12 +360,22 @@ class FileSink(Sink):
     """
 
     def __init__(
-        self, uri: SinkUri, source: SourceInfo, width: int, height: int, encoding: Encoding, *, audio: bool = True
+        self,
+        uri: SinkUri,
+        source: SourceInfo,
+        width: int,
+        height: int,
+        encoding: Encoding,
+        *,
+        audio: bool = True,
+        keep_partial: bool = False,
     ) -> None:
         import av
 
         self.warnings = []
         self._final = uri.path
+        # what is not complete: under the output's own name, or one that tells
+        self._unfinished = uri.path.with_name(uri.path.name + PARTIAL) if keep_partial else uri.path
         self._temporary = uri.path.with_name(f".{uri.path.stem}.part{uri.path.suffix}")
         self._size = width, height
         self._done = False
@@ -480,7 +501,7 @@ class FileSink(Sink):
                 self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
                 self._audio.finish()
             self._container.close()
-            self._temporary.replace(self._final)
+            self._temporary.replace(self._unfinished if cut else self._final)
         self._done = True
         self._free()
         if self._ticks.moved:
@@ -518,8 +539,8 @@ class FileSink(Sink):
             with contextlib.suppress(av.FFmpegError, OSError, StopIteration, IndexError):
                 with av.open(str(self._temporary)) as written:
                     next(written.decode(video=0))
-                self._temporary.replace(self._final)
-                return f" (what was written so far can be played: {self._final})"
+                self._temporary.replace(self._unfinished)
+                return f" (what was written so far can be played: {self._unfinished})"
         self._remove()
         return ""
 

@@ -1,0 +1,359 @@
+"""The verb ``deid`` of ``python -m runtime``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError, message_of
+from runtime.report import write_json
+
+if TYPE_CHECKING:
+    from runtime.faces.deid import DeidentifiedSource
+    from runtime.faces.types import FaceDetector
+    from runtime.pipeline import PipelineReport
+    from runtime.video.sink import Sink
+
+METHODS = ("average", "solid", "mosaic", "blur")
+LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
+
+
+def add_deid_parser(verbs: Any, engine_options: Any, json_option: Any) -> None:
+    """Add the verb to an ``argparse`` sub-parser action; the other two add the options that all verbs share."""
+    parser = verbs.add_parser(
+        "deid",
+        help="replace every face in a video or picture",
+        description="Replace every face. A frame that cannot be judged is covered whole. Body, gait, clothing, voice "
+        "and place can still tell who it is.",
+        epilog="Exit codes: 0 ok, 1 failed (what was written has .partial at the end of its name), 2 usage, "
+        "3 frames had to be covered whole, 130 interrupted.",
+    )
+    parser.add_argument("-i", "--input", required=True, metavar="INPUT", help="as for run")
+    parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help="as for run")
+    parser.add_argument(
+        "--method", choices=METHODS, default="average", help="what is put in place of a face (default: average)"
+    )
+    parser.add_argument(
+        "--bundle",
+        "-b",
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="run the covered frames through this bundle too, such as a super-resolution; several are stages in order",
+    )
+    parser.add_argument("--passcode-file", type=Path, metavar="FILE", help="passcode that chooses the faces")
+    parser.add_argument(
+        "--passcode-env", metavar="NAME", help="environment variable with the passcode (default: GENEDGE_PASSCODE)"
+    )
+    parser.add_argument("--ask-passcode", action="store_true", help="ask for the passcode on the terminal")
+    parser.add_argument(
+        "--vault",
+        type=Path,
+        metavar="FILE",
+        help="keep the original faces, encrypted with the passcode: then it is pseudonymised, not anonymised",
+    )
+    parser.add_argument(
+        "--detector", metavar="FILE", help="bundle or YuNet .onnx (default: $GENEDGE_FACE_DETECTOR, YuNet, own)"
+    )
+    parser.add_argument("--thresh", type=_share, default=0.25, metavar="S", help="score that covers (default: 0.25)")
+    parser.add_argument(
+        "--mask-scale", type=_scale, default=1.6, metavar="F", help="width over that of the face (default: 1.6)"
+    )
+    parser.add_argument(
+        "--lookahead", type=_frames, metavar="N", help="frames that wait for later sights (default: 12, live: 0)"
+    )
+    parser.add_argument(
+        "--hold", type=_seconds, default=0.8, metavar="S", help="seconds that a lost face stays covered (default: 0.8)"
+    )
+    parser.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="for the engines (default: 10)")
+    parser.add_argument("--no-recheck", action="store_true", help="do not search the covered frames again (faster)")
+    parser.add_argument(
+        "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
+    )
+    parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
+    engine_options(parser)
+    parser.add_argument("--max-frames", type=_frames, metavar="N", help="stop after N frames")
+    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
+    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
+    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    parser.add_argument("--input-width", type=_frames, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument("--input-height", type=_frames, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    json_option(parser)
+    parser.set_defaults(verb=deid)
+
+
+def _number(text: str, least: float, most: float, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from {least:g} to {most:g}")
+    return value
+
+
+def _share(text: str) -> float:
+    return _number(text, 0.05, 0.95, "score")
+
+
+def _scale(text: str) -> float:
+    return _number(text, 1.2, 4.0, "factor")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.1, 600.0, "time in seconds")
+
+
+def _frames(text: str) -> int:
+    if not text.isdigit() or int(text) > 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {1 << 20}")
+    return int(text)
+
+
+def deid(options: argparse.Namespace) -> int:
+    """Run the verb; returns the exit code."""
+    from runtime.bundle import open_bundle
+    from runtime.cli import terminable
+    from runtime.faces.canary import bank_canary
+    from runtime.faces.deid import DeidentifiedSource, DeidSettings
+    from runtime.faces.detect import open_detector
+    from runtime.faces.guard import GuardSettings
+    from runtime.faces.methods import BLUR_WARNING, make_method
+    from runtime.faces.passcode import PASSCODE_VARIABLE, RecordingKeys, read_passcode, recording_of, salt_of
+    from runtime.faces.review import Gallery
+    from runtime.sessions import choose
+    from runtime.stages import open_stage
+    from runtime.video.sink import check_sink, open_sink
+    from runtime.video.source import SourceOptions, open_source
+
+    check_sink(options.output, overwrite=options.overwrite)
+    _check_beside(options)
+    variable = options.passcode_env or (PASSCODE_VARIABLE if PASSCODE_VARIABLE in os.environ else None)
+    passcode = read_passcode(options.passcode_file, variable, ask=options.ask_passcode)
+    if options.vault is not None and passcode is None:
+        raise UsageError("--vault needs a passcode: --passcode-file FILE, $GENEDGE_PASSCODE or --ask-passcode")
+    bundles = [open_bundle(place) for place in options.bundle]
+    choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    _no_core_dumps()
+    with terminable(), ExitStack() as stack:
+        wishes = SourceOptions(options.input_width, options.input_height)
+        raw = stack.enter_context(open_source(options.input, options=wishes))
+        info = raw.info
+        check_sink(options.output, source=info, overwrite=options.overwrite)
+        lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
+        detector = open_detector(options.detector, low=options.thresh, backend=options.backend, threads=options.threads)
+        stack.callback(detector.close)
+        recording = recording_of(options.input, info)
+        keys = (
+            RecordingKeys.random()
+            if passcode is None
+            else RecordingKeys.from_passcode(passcode, salt_of(recording), recording)
+        )
+        method = make_method(options.method, keys=keys)
+        stack.callback(method.close)
+        vault = None
+        if options.vault and passcode is not None:
+            from runtime.faces.vault import VaultWriter
+
+            vault = stack.enter_context(
+                VaultWriter(options.vault, passcode, recording=recording, overwrite=options.overwrite)
+            )
+        high = max(0.6, options.thresh)
+        guard = GuardSettings(
+            lookahead=lookahead,
+            hold=options.hold,
+            low=options.thresh,
+            high=high,
+            across=options.mask_scale,
+            down=options.mask_scale * 1.8 / 1.6,
+        )
+        settings = DeidSettings(guard, timeout=options.timeout, recheck=not options.no_recheck)
+        gallery = Gallery() if options.review else None
+        source = stack.enter_context(
+            DeidentifiedSource(raw, detector, method, settings, canary=bank_canary(), vault=vault, observer=gallery)
+        )
+        _say(f"{detector.description}; {options.method}; {info.width}x{info.height}, look-ahead {lookahead} frames")
+        if lookahead == 0:
+            _say("without look-ahead a face is covered from the frame in which it is first found, not before")
+        if options.method == "blur":
+            _say(f"warning: {BLUR_WARNING}")
+        if options.vault:
+            _say("with a vault the output is pseudonymised, not anonymised: whoever has vault and passcode can undo it")
+        if info.audio and not options.keep_audio:
+            _say("the sound is left out, because a voice identifies: --keep-audio keeps it")
+        height, width = info.height, info.width
+        stages = []
+        for bundle, choice in zip(bundles, choices, strict=True):
+            session = stack.enter_context(
+                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live)
+            )
+            session.warm_up((1, height, width, 3))
+            _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
+            stages.append(session)
+            height, width = height * session.scale, width * session.scale
+        sink = stack.enter_context(
+            open_sink(
+                options.output,
+                source=info,
+                width=width,
+                height=height,
+                overwrite=options.overwrite,
+                codec=options.codec,
+                crf=options.crf,
+                preset=options.preset,
+                audio=options.keep_audio,
+                keep_partial=True,
+            )
+        )
+        return _Job(options, source, detector, sink, stages, gallery).run()
+
+
+def _check_beside(options: argparse.Namespace) -> None:
+    """The files that are written beside the output must not be each other, or the input."""
+    places = {"--output": Path(options.output), "--input": Path(options.input)}
+    for name, place in (("--vault", options.vault), ("--review", options.review), ("--json", options.json)):
+        if place is None or str(place) == "-":
+            continue
+        if not place.resolve().parent.is_dir():
+            raise UsageError(f"the folder {place.parent} does not exist: make it first (mkdir -p {place.parent})")
+        for other, taken in places.items():
+            if place.resolve() == taken.resolve():
+                raise UsageError(f"{name} and {other} are the same file: give each its own name")
+        places[name] = place
+    if options.vault and options.vault.exists() and not options.overwrite:
+        raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
+
+
+def _no_core_dumps() -> None:
+    """A crash must not leave raw frames on the disk."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+class _Job:
+    """One run: covered frames through the pipeline, then what to say about it."""
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        source: DeidentifiedSource,
+        detector: FaceDetector,
+        sink: Sink,
+        stages: list[Any],
+        gallery: Any,
+    ) -> None:
+        self.options, self.source, self.detector = options, source, detector
+        self.sink, self.stages, self.gallery = sink, stages, gallery
+        self.report: PipelineReport | None = None
+
+    def run(self) -> int:
+        from runtime.cli import StoppingSink
+        from runtime.pipeline import run_pipeline
+        from runtime.stats import Progress
+
+        total = self.source.info.frame_count
+        if self.options.max_frames is not None:
+            total = min(total, self.options.max_frames) if total is not None else self.options.max_frames
+        stop = threading.Event()
+        outcome, error = "failed", None
+        try:
+            run_pipeline(
+                self.source,
+                self.stages,
+                StoppingSink(self.sink, stop),
+                progress=Progress(total, quiet=self.options.quiet),
+                stop=stop,
+                max_frames=self.options.max_frames,
+                on_report=self._keep,
+            )
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        except Exception as problem:
+            error = message_of(problem)
+            raise
+        finally:
+            self._tell(outcome, error)
+        return EXIT_NOT_MET if self.source.counts.covered_whole else EXIT_OK
+
+    def _keep(self, report: PipelineReport) -> None:
+        self.report = report
+
+    def _tell(self, outcome: str, error: str | None) -> None:
+        for warning in (*self.source.warnings, *self.sink.warnings):
+            _say(f"warning: {warning}")
+        if self.report is None:
+            return
+        from runtime.video.sink import PARTIAL
+
+        counts, tracks = self.source.counts, self.source.guard.tracks
+        uncertain = sum(track.uncertain for track in tracks)
+        if self.sink.frames_written:
+            place = self.options.output
+            if outcome != "complete" and Path(place + PARTIAL).exists():
+                place += PARTIAL
+            _say(
+                f"{place}: {self.sink.frames_written} frames, {self.report.fps:.1f} fps; "
+                f"{len(tracks)} tracks, {counts.faces} faces replaced "
+                f"({counts.kinds['held']} held, {counts.kinds['filled']} filled, "
+                f"{counts.kinds['interpolated']} interpolated), {sum(counts.fallbacks.values())} by solid instead"
+            )
+        if uncertain:
+            where = f": see {self.options.review}" if self.options.review else ": --review FILE shows them"
+            _say(f"{uncertain} tracks are not certain{where}")
+        if counts.covered_whole:
+            reasons = ", ".join(f"{count} ({reason})" for reason, count in counts.covered_whole.items())
+            _say(f"error: frames covered whole: {reasons}")
+        if self.options.review:
+            from runtime.faces.review import write_review
+
+            facts = {"frames": counts.frames, "faces replaced": counts.faces}
+            write_review(self.options.review, self.options.output, tracks, self.gallery, facts)
+        if self.options.json:
+            write_json(self.options.json, self._as_dict(self.report, outcome, error))
+
+    def _as_dict(self, report: PipelineReport, outcome: str, error: str | None) -> dict[str, Any]:
+        import dataclasses
+
+        from runtime.faces.report import IRREVERSIBLE, PSEUDONYMISED
+
+        info, guard = self.source.info, self.source.settings.guard
+        return {
+            "outcome": outcome,
+            "error": error,
+            "mode": PSEUDONYMISED if self.options.vault else IRREVERSIBLE,
+            "method": self.options.method,
+            "input": {"uri": info.uri, "width": info.width, "height": info.height, "frame_count": info.frame_count},
+            "output": self.options.output,
+            "audio_kept": bool(info.audio and self.options.keep_audio),
+            "detector": {
+                "name": self.detector.name,
+                "sha256": self.detector.digest,
+                "description": self.detector.description,
+            },
+            "thresholds": {"low": guard.low, "high": guard.high},
+            "guard": dataclasses.asdict(guard),
+            **self.source.counts.to_dict(),
+            "tracks": [dataclasses.asdict(track) for track in self.source.guard.tracks],
+            "seconds": report.seconds,
+            "fps": report.fps,
+            "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
+            "peak_rss_bytes": report.peak_rss_bytes,
+            "stages": [session.info.backend for session in self.stages],
+            "warnings": [*self.source.warnings, *self.sink.warnings],
+        }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

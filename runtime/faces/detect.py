@@ -1,0 +1,439 @@
+"""Finds faces in raw frames, small and large, with YuNet or the own detector.
+
+The decoding is YuNet's (Wu et al., YuNet: A Tiny Millisecond-level Face Detector, 2023), as OpenCV's FaceDetectorYN
+does it: score = sqrt(cls * obj), centre = cell + offset, size = exp(size), all in strides of 8, 16 and 32 pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import GenedgeError, MissingExtraError, UsageError
+from runtime.faces.resolve import DetectorFile, find_detector
+from runtime.faces.types import Box, Face, FaceDetector
+from runtime.frames import Frame
+from runtime.onnx_scan import refuse_external_data
+
+STRIDES = (8, 16, 32)
+KINDS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+NAMES = tuple(f"{kind}_{stride}" for stride in STRIDES for kind in KINDS)
+MULTIPLE = 32  # sides of what the net gets
+LONG_SIDES = (640, 320)  # YuNet finds faces of about 10 to 300 pixels, so a close-up needs the small one
+TILE, TILE_STEP = 640, 480  # pixels; a quarter of a tile overlaps
+TILED_FROM = 960  # longer side of a frame from which tiles are searched too
+MOST_TILES = 12  # of a frame in a normal search: a larger one is reduced before
+THOROUGH_TILES = 80
+SAME = 0.35  # overlap from which two boxes are one face
+GREY = 114  # beside a frame that does not fill its pass
+MOST = 500  # faces of a frame
+# A turned picture shows many faces that are none: at 0.25 hands and shoulders were covered for half of a clip. Above
+# this score they are rare, and a face that is upright is found upright as well.
+TURNED_LOW = 0.7
+
+Heads = dict[str, NDArray[np.float32]]
+Rows = NDArray[np.float32]
+"""(n, 15): box as left, top, width, height; five landmarks; score."""
+
+MIRRORED = np.array([1, 0, 2, 4, 3])  # landmarks of a face in the mirror
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One look at a frame: the rectangle ``(left, top, right, bottom)`` of it, enlarged by ``factor``, then ``turn``ed
+    (a code of ``cv2.rotate``) or ``mirror``ed."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    factor: float
+    turn: int | None = None
+    mirror: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture before it is turned."""
+        height, width = self.bottom - self.top, self.right - self.left
+        return max(1, round(height * self.factor)), max(1, round(width * self.factor))
+
+    def picture(self, image: Frame) -> Frame:
+        """What the net gets, uint8 (1, H, W, 3), sides multiples of MULTIPLE, the rest grey."""
+        height, width = self.size
+        piece: Any = image[self.top : self.bottom, self.left : self.right]
+        if (height, width) != piece.shape[:2]:
+            way = cv2.INTER_AREA if self.factor < 0.6 else cv2.INTER_LINEAR
+            piece = cv2.resize(piece, (width, height), interpolation=way)
+        if self.turn is not None:
+            piece = cv2.rotate(piece, self.turn)
+        if self.mirror:
+            piece = cv2.flip(piece, 1)
+        height, width = piece.shape[:2]
+        sides = (-(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE)
+        if sides == (height, width):
+            return np.ascontiguousarray(piece)[None]
+        full = np.full((1, *sides, 3), GREY, np.uint8)
+        full[0, :height, :width] = piece
+        return full
+
+    def back(self, rows: Rows) -> Rows:
+        """Faces of the picture in pixels of the frame."""
+        if not len(rows):
+            return rows
+        height, width = self.size
+        boxes, points, scores = rows[:, :4].copy(), rows[:, 4:14].reshape(-1, 5, 2).copy(), rows[:, 14:]
+        if self.mirror:  # never together with a turn
+            boxes[:, 0] = width - boxes[:, 0] - boxes[:, 2]
+            points[..., 0] = width - points[..., 0]
+            points = points[:, MIRRORED]
+        if self.turn == cv2.ROTATE_90_CLOCKWISE:  # x' = height - y, y' = x
+            boxes = np.stack([boxes[:, 1], height - boxes[:, 0] - boxes[:, 2], boxes[:, 3], boxes[:, 2]], 1)
+            points = np.stack([points[..., 1], height - points[..., 0]], -1)
+        elif self.turn == cv2.ROTATE_90_COUNTERCLOCKWISE:  # x' = y, y' = width - x
+            boxes = np.stack([width - boxes[:, 1] - boxes[:, 3], boxes[:, 0], boxes[:, 3], boxes[:, 2]], 1)
+            points = np.stack([width - points[..., 1], points[..., 0]], -1)
+        scale = np.array([(self.right - self.left) / width, (self.bottom - self.top) / height], np.float32)
+        shift = np.array([self.left, self.top], np.float32)
+        boxes = np.concatenate([boxes[:, :2] * scale + shift, boxes[:, 2:] * scale], 1)
+        points = points * scale + shift
+        return np.concatenate([boxes, points.reshape(-1, 10), scores], 1).astype(np.float32)
+
+    def whole(self, rows: Rows, height: int, width: int) -> Rows:
+        """Without the faces that the edge of a tile cuts, where the frame goes on: the next tile has all of them."""
+        if not len(rows):
+            return rows
+        edge = 2 / self.factor
+        x, y, right, bottom = rows[:, 0], rows[:, 1], rows[:, 0] + rows[:, 2], rows[:, 1] + rows[:, 3]
+        cut = (self.left > 0) & (x < self.left + edge)
+        cut |= (self.top > 0) & (y < self.top + edge)
+        cut |= (self.right < width) & (right > self.right - edge)
+        cut |= (self.bottom < height) & (bottom > self.bottom - edge)
+        # a face as large as what two tiles share may be cut in both
+        cut &= np.maximum(rows[:, 2], rows[:, 3]) * self.factor < (TILE - TILE_STEP) * 0.8
+        return rows[~cut]
+
+
+def passes_for(height: int, width: int, *, thorough: bool) -> list[Pass]:
+    """How a frame is looked at. The first two are those of the whole frame at LONG_SIDES."""
+    long = max(height, width)
+    result: list[Pass] = []
+    for side in LONG_SIDES:
+        factor = min(2.0, side / long)
+        if not any(math.isclose(each.factor, factor, rel_tol=0.02) for each in result):
+            result.append(Pass(0, 0, width, height, factor))
+    if long > TILED_FROM:
+        result += tiles_for(height, width, THOROUGH_TILES if thorough else MOST_TILES)
+    if thorough:
+        base = result[0].factor
+        if long < 1280:
+            result.append(Pass(0, 0, width, height, min(2.0, 1280 / long)))
+        result.append(Pass(0, 0, width, height, base, mirror=True))
+        for turn in (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE):
+            result.append(Pass(0, 0, width, height, base, turn=turn))
+    return result
+
+
+def tiles_for(height: int, width: int, most: int) -> list[Pass]:
+    """Overlapping tiles of TILE pixels over the frame, reduced as far as ``most`` of them suffice."""
+    factor = 1.0
+    while True:
+        columns, rows = (max(1, math.ceil((side * factor - TILE) / TILE_STEP) + 1) for side in (width, height))
+        if columns * rows <= most:
+            break
+        factor *= 0.9
+    side = TILE / factor
+    tiles = []
+    for row in range(rows):
+        for column in range(columns):
+            left = round((width - side) * column / (columns - 1)) if columns > 1 else 0
+            top = round((height - side) * row / (rows - 1)) if rows > 1 else 0
+            right, bottom = min(width, round(left + side)), min(height, round(top + side))
+            tiles.append(Pass(max(0, left), max(0, top), right, bottom, factor))
+    return tiles
+
+
+def decode(heads: Heads, height: int, width: int, low: float) -> Rows:
+    """Faces of one picture of ``height`` x ``width`` pixels (multiples of MULTIPLE) with a score of at least ``low``.
+
+    Raises :class:`GenedgeError` where a head has another shape or holds a number that is none.
+    """
+    parts = []
+    for stride in STRIDES:
+        columns, cells = width // stride, (height // stride) * (width // stride)
+        cls, obj, bbox, kps = (_head(heads, f"{kind}_{stride}", cells, numbers) for kind, numbers in KINDS.items())
+        product = np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1)
+        if not np.isfinite(product.sum()):
+            raise GenedgeError("the face detector gave a number that is none")
+        chosen = np.flatnonzero(product >= low * low)
+        if not len(chosen):
+            continue
+        box, points = bbox[chosen], kps[chosen].reshape(-1, 5, 2)
+        if not (np.isfinite(box).all() and np.isfinite(points).all()):
+            raise GenedgeError("the face detector gave a number that is none")
+        place = np.stack([chosen % columns, chosen // columns], 1).astype(np.float32)
+        center = (place + box[:, :2]) * stride
+        size = np.exp(np.clip(box[:, 2:], -8, 8)) * stride
+        points = (place[:, None] + points) * stride
+        score = np.sqrt(product[chosen])[:, None]
+        parts.append(np.concatenate([center - size / 2, size, points.reshape(-1, 10), score], 1))
+    return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 15), np.float32)
+
+
+def _head(heads: Heads, name: str, cells: int, numbers: int) -> NDArray[np.float32]:
+    head = heads[name]
+    if head.size != cells * numbers:
+        raise GenedgeError(f"the face detector's output {name} has the shape {head.shape}: it is no YuNet")
+    return head.reshape(cells, numbers)
+
+
+def merged(rows: Rows) -> Rows:
+    """Each face once, the best of those that overlap, best first."""
+    rows = rows[np.argsort(-rows[:, 14], kind="stable")][: 4 * MOST]
+    kept: list[int] = []
+    corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], 1)
+    areas = np.maximum(1e-6, rows[:, 2] * rows[:, 3])
+    free = np.ones(len(rows), bool)
+    for place in range(len(rows)):
+        if not free[place]:
+            continue
+        kept.append(place)
+        if len(kept) == MOST:
+            break
+        common = (np.minimum(corners[place, 2:], corners[:, 2:]) - np.maximum(corners[place, :2], corners[:, :2])).clip(
+            0
+        )
+        shared = common[:, 0] * common[:, 1]
+        overlap = shared / (areas[place] + areas - shared)
+        # a part of a face that was found at a larger scale is none of its own
+        inside = shared / np.minimum(areas[place], areas)
+        free &= (overlap < SAME) & ~((inside > 0.8) & (areas < areas[place]))
+    return rows[kept]
+
+
+class _Engine(Protocol):
+    def run(self, pictures: Sequence[Frame]) -> list[Heads]: ...
+
+    def close(self) -> None: ...
+
+
+class MultiScaleDetector:
+    """See :class:`runtime.faces.types.FaceDetector`. ``low``: score from which a face counts."""
+
+    def __init__(self, file: DetectorFile, engine: _Engine, engine_name: str, low: float) -> None:
+        self.name, self.digest = file.name, file.sha256
+        self.description = f"{file.description} on {engine_name}"
+        self._engine, self._low = engine, low
+        self._turns: set[int] = set()  # in which faces were found when the last thorough search was
+        self._passes: dict[tuple[int, int, bool], list[Pass]] = {}
+
+    def detect(self, image: Frame, *, thorough: bool = False) -> list[Face]:
+        height, width = image.shape[:2]
+        key = height, width, thorough
+        if key not in self._passes:
+            self._passes[key] = passes_for(height, width, thorough=thorough)
+        passes = self._passes[key]
+        if not thorough:  # people who lie, or a video that stands on its side
+            passes = [*passes, *(replace(passes[0], turn=turn) for turn in sorted(self._turns))]
+        pictures = [each.picture(image) for each in passes]
+        found = []
+        for each, picture, heads in zip(passes, pictures, self._engine.run(pictures), strict=True):
+            low = self._low if each.turn is None else max(self._low, TURNED_LOW)
+            rows = each.back(decode(heads, picture.shape[1], picture.shape[2], low))
+            found.append(each.whole(rows, height, width))
+        rows = merged(np.concatenate(found))
+        if thorough:
+            kept = {row.tobytes() for row in rows}
+            self._turns = {
+                each.turn
+                for each, some in zip(passes, found, strict=True)
+                if each.turn is not None and any(row.tobytes() in kept for row in some)
+            }
+        return [
+            Face(Box(*map(float, row[:4])), float(min(1.0, row[14])), row[4:14].reshape(5, 2).copy()) for row in rows
+        ]
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class _OpenVino:
+    """One compiled model and request for every size of picture, up to MOST_SIZES of them."""
+
+    MOST_SIZES = 24
+
+    def __init__(self, model: bytes, file: DetectorFile, precision: str, threads: int) -> None:
+        from runtime.sessions.openvino import core, has_bf16
+
+        self._model = core().read_model(io.BytesIO(model))
+        self._is_frame = _check_names(
+            [port.any_name for port in self._model.inputs], [port.any_name for port in self._model.outputs], file
+        )
+        if not self._is_frame:
+            self._model = _with_uint8_input(self._model)
+        half = precision in ("auto", "bf16") and has_bf16()
+        self._config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "ENABLE_CPU_PINNING": False,
+            "NUM_STREAMS": 1,
+        }
+        if threads:
+            self._config["INFERENCE_NUM_THREADS"] = threads
+        self._requests: dict[tuple[int, ...], list[Any]] = {}
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def _request(self, shape: tuple[int, ...], number: int) -> Any:
+        from runtime.sessions.openvino import core
+
+        if shape not in self._compiled:
+            if len(self._compiled) >= self.MOST_SIZES:
+                self._compiled.clear()
+                self._requests.clear()
+            self._model.reshape(list(shape))
+            self._compiled[shape] = core().compile_model(self._model, "CPU", self._config)
+        requests = self._requests.setdefault(shape, [])
+        while len(requests) <= number:
+            requests.append(self._compiled[shape].create_infer_request())
+        return requests[number]
+
+    def run(self, pictures: Sequence[Frame]) -> list[Heads]:
+        import openvino
+
+        results: list[Heads] = []
+        try:
+            # no more under way than there are requests for each size, so that tiles share four
+            for begin in range(0, len(pictures), 4):
+                used: dict[tuple[int, ...], int] = {}
+                running = []
+                for picture in pictures[begin : begin + 4]:
+                    number = used.get(picture.shape, 0)
+                    used[picture.shape] = number + 1
+                    request = self._request(picture.shape, number)
+                    request.set_input_tensor(openvino.Tensor(picture, shared_memory=True))
+                    request.start_async()
+                    running.append((request, picture))
+                for request, _ in running:
+                    request.wait()
+                    results.append({name: request.get_tensor(name).data.copy() for name in NAMES})
+        except RuntimeError as error:
+            raise GenedgeError(f"the face detector failed in OpenVINO: {str(error).strip().splitlines()[-1]}") from None
+        return results
+
+    def close(self) -> None:
+        self._requests.clear()
+        self._compiled.clear()
+
+
+def _with_uint8_input(model: Any) -> Any:
+    """YuNet takes floats of planes; this takes uint8 frames, converted inside of the engine."""
+    import openvino
+
+    processor = openvino.preprocess.PrePostProcessor(model)
+    processor.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    processor.input().model().set_layout(openvino.Layout("NCHW"))
+    return processor.build()
+
+
+class _OnnxRuntime:
+    """For where OpenVINO is not. The published YuNet takes 640x640 only, so smaller pictures lie in a grey square."""
+
+    def __init__(self, model: bytes, file: DetectorFile, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        inputs = self._session.get_inputs()
+        self._is_frame = _check_names(
+            [port.name for port in inputs], [port.name for port in self._session.get_outputs()], file
+        )
+        self._name = inputs[0].name
+        sides = inputs[0].shape[2:]
+        self._fixed = None if self._is_frame or not all(isinstance(side, int) for side in sides) else tuple(sides)
+
+    def run(self, pictures: Sequence[Frame]) -> list[Heads]:
+        return [self._one(picture) for picture in pictures]
+
+    def _one(self, picture: Frame) -> Heads:
+        height, width = picture.shape[1:3]
+        given = picture
+        if self._fixed is not None and (height, width) != self._fixed:
+            if height > self._fixed[0] or width > self._fixed[1]:
+                raise GenedgeError(f"this detector takes {self._fixed[1]}x{self._fixed[0]} only: install openvino")
+            given = np.full((1, *self._fixed, 3), GREY, np.uint8)
+            given[0, :height, :width] = picture[0]
+        fed = given if self._is_frame else np.ascontiguousarray(given.transpose(0, 3, 1, 2), dtype=np.float32)
+        try:
+            values = self._session.run(list(NAMES), {self._name: fed})
+        except Exception as error:
+            raise GenedgeError(f"the face detector failed in ONNX Runtime: {error}") from None
+        heads = dict(zip(NAMES, values, strict=True))
+        if given is picture:
+            return heads
+        return {name: _corner(head, int(name.split("_")[1]), given, height, width) for name, head in heads.items()}
+
+    def close(self) -> None:
+        pass
+
+
+def _corner(head: NDArray[np.float32], stride: int, given: Frame, height: int, width: int) -> NDArray[np.float32]:
+    """The cells of the upper left ``height`` x ``width`` pixels."""
+    cells = head.reshape(given.shape[1] // stride, given.shape[2] // stride, -1)
+    return np.ascontiguousarray(cells[: height // stride, : width // stride])
+
+
+def _check_names(inputs: Sequence[str], outputs: Sequence[str], file: DetectorFile) -> bool:
+    """Whether the model takes uint8 frames itself. Raises :class:`GenedgeError` where it is no face detector."""
+    missing = [name for name in NAMES if name not in outputs]
+    if len(inputs) != 1 or missing:
+        raise GenedgeError(
+            f"{file.path}: not a face detector: it needs one input and the outputs cls, obj, bbox and kps of strides "
+            "8, 16 and 32, as YuNet has them"
+        )
+    return file.takes_frames
+
+
+def open_detector(
+    place: str | None = None, *, low: float = 0.25, backend: str = "auto", threads: int = 0, precision: str = "auto"
+) -> FaceDetector:
+    """Open a face detector; where it comes from, :func:`runtime.faces.resolve.find_detector` says.
+
+    Args:
+        place: a bundle's folder or an ONNX file in YuNet's form; None: the first that there is.
+        low: score from 0 to 1 from which a face counts.
+        backend: auto, openvino or onnxruntime.
+        threads: of the engine, 0 lets it choose.
+        precision: auto computes in bf16 where the processor does; fp32 never.
+
+    Raises :class:`GenedgeError` where it is missing, damaged or none.
+    """
+    file = find_detector(place)
+    model = file.read()
+    refuse_external_data(model, str(file.path))
+    from runtime.sessions import available_backends
+
+    installed = available_backends()
+    if backend == "auto":
+        if not installed:
+            raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
+        backend = installed[0]
+    if backend not in ("openvino", "onnxruntime"):
+        raise UsageError(f"faces are found by openvino or onnxruntime, not by {backend}")
+    if backend not in installed:
+        raise MissingExtraError(backend, "cpu")
+    try:
+        engine: _Engine = (
+            _OpenVino(model, file, precision, threads) if backend == "openvino" else _OnnxRuntime(model, file, threads)
+        )
+    except GenedgeError:
+        raise
+    except Exception as error:
+        raise GenedgeError(f"{file.path}: {backend} cannot read it: {str(error).strip().splitlines()[-1]}") from None
+    return MultiScaleDetector(file, engine, backend, low)

@@ -1,0 +1,199 @@
+"""Multi-scale face detection: decoding, mapping back to the frame, merging, sizes, and real pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.errors import GenedgeError
+from runtime.faces.canary import bank_canary
+from runtime.faces.detect import NAMES, Pass, decode, merged, open_detector, passes_for
+
+YUNET = "weights/yunet/yunet_n_640_640.onnx"
+
+
+@pytest.fixture(scope="module")
+def yunet(assets: Callable[[str], Path]):
+    detector = open_detector(str(assets(YUNET)), precision="fp32")
+    yield detector
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def portraits(assets: Callable[[str], Path]) -> list[tuple[np.ndarray, tuple[float, ...]]]:
+    folder = assets("faces/congress_pd")
+    with (folder / "faces.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["n_faces"] == "1"][::100]
+    return [
+        (cv2.imread(str(folder / "450x550" / row["file"])), tuple(float(row[k]) for k in ("x", "y", "bw", "bh")))
+        for row in rows
+    ]
+
+
+def share(one, other) -> float:
+    """Intersection over union of (x, y, w, h)."""
+    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    common = max(0.0, width) * max(0.0, height)
+    return common / (one[2] * one[3] + other[2] * other[3] - common)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_single_pass_finds_what_opencv_finds(backend: str, assets, portraits) -> None:
+    detector = open_detector(str(assets(YUNET)), precision="fp32", backend=backend, low=0.6)
+    reference = cv2.FaceDetectorYN.create(str(assets(YUNET)), "", (320, 384), 0.6, 0.35, 100)
+    for image, _ in portraits[:4]:
+        small = cv2.resize(image, (320, 384), interpolation=cv2.INTER_AREA)
+        picture = Pass(0, 0, 320, 384, 1.0)
+        heads = detector._engine.run([picture.picture(small)])[0]
+        ours = merged(decode(heads, 384, 320, 0.6))
+        _, theirs = reference.detect(small)
+        assert len(ours) == len(theirs) == 1
+        # ONNX Runtime gets the picture in a grey square of 640x640, whose edge the face is near to
+        assert np.abs(ours[0, :14] - theirs[0, :14]).max() < (1.0 if backend == "openvino" else 4.0)
+        assert abs(ours[0, 14] - theirs[0, 14]) < 0.02
+
+
+@pytest.mark.parametrize("height", [1400, 550, 60, 24])
+def test_faces_of_every_size_are_found(yunet, portraits, height: int) -> None:
+    found = 0
+    for image, box in portraits:
+        factor = height / box[3]
+        size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+        resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        wanted = tuple(value * factor for value in box)
+        found += any(share(face.box, wanted) > 0.4 for face in yunet.detect(resized, thorough=height < 30))
+    assert found == len(portraits)
+
+
+@pytest.mark.parametrize("turn", [cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE])
+def test_a_face_that_lies_is_found_by_a_thorough_search_and_from_then_on(yunet, portraits, turn: int) -> None:
+    image = cv2.rotate(portraits[0][0], turn)
+    thorough = yunet.detect(image, thorough=True)
+    later = yunet.detect(image)
+    eyes = thorough[0].landmarks[1] - thorough[0].landmarks[0]
+    assert abs(eyes[1]) > 3 * abs(eyes[0]), "the eyes are above each other"
+    assert later
+    assert share(later[0].box, thorough[0].box) > 0.6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (2000, 20), (31, 33), (3, 2000)])
+@pytest.mark.parametrize("thorough", [False, True])
+def test_frames_of_every_shape_are_searched(yunet, size, thorough: bool) -> None:
+    assert isinstance(yunet.detect(np.full((*size, 3), 90, np.uint8), thorough=thorough), list)
+
+
+def test_many_faces_are_found_in_a_large_photo(yunet, assets) -> None:
+    folder = assets("faces/crowds")
+    counts = [len(yunet.detect(cv2.imread(str(path)))) for path in sorted(folder.glob("*.jp*g"))]
+    assert len(counts) == 3
+    assert all(count >= 15 for count in counts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(8, 4000),
+    width=st.integers(8, 4000),
+    place=st.tuples(*[st.floats(0, 1)] * 4),
+    thorough=st.booleans(),
+)
+def test_a_box_comes_back_to_where_it_was_in_the_frame(height, width, place, thorough) -> None:
+    for each in passes_for(height, width, thorough=thorough):
+        tall, wide = each.bottom - each.top, each.right - each.left
+        box = each.left + place[0] * wide, each.top + place[1] * tall, 0.2 * wide, 0.1 * tall
+        points = np.array([[box[0] + 0.01 * i * wide, box[1] + 0.005 * i * tall] for i in range(5)])
+        scale_y, scale_x = each.size[0] / tall, each.size[1] / wide
+        x, y, w, h = (box[0] - each.left) * scale_x, (box[1] - each.top) * scale_y, box[2] * scale_x, box[3] * scale_y
+        seen = (points - (each.left, each.top)) * (scale_x, scale_y)
+        if each.mirror:
+            x, seen = each.size[1] - x - w, np.stack([each.size[1] - seen[:, 0], seen[:, 1]], 1)[[1, 0, 2, 4, 3]]
+        if each.turn == cv2.ROTATE_90_CLOCKWISE:
+            x, y, w, h = each.size[0] - y - h, x, h, w
+            seen = np.stack([each.size[0] - seen[:, 1], seen[:, 0]], 1)
+        elif each.turn == cv2.ROTATE_90_COUNTERCLOCKWISE:
+            x, y, w, h = y, each.size[1] - x - w, h, w
+            seen = np.stack([seen[:, 1], each.size[1] - seen[:, 0]], 1)
+        row = np.array([[x, y, w, h, *seen.ravel(), 0.9]], np.float32)
+        back = each.back(row)[0]
+        assert np.abs(back[:4] - box).max() < 1
+        assert np.abs(back[4:14].reshape(5, 2) - points).max() < 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=st.integers(1, 9000), width=st.integers(1, 9000))
+def test_the_tiles_of_a_large_frame_cover_all_of_it(height: int, width: int) -> None:
+    passes = passes_for(height, width, thorough=False)
+    assert all(0 <= each.left < each.right <= width and 0 <= each.top < each.bottom <= height for each in passes)
+    tiles = [each for each in passes if max(each.right - each.left, each.bottom - each.top) < max(height, width)]
+    assert len(tiles) <= 12
+    if tiles:
+        covered = np.zeros((height // 8 + 1, width // 8 + 1), bool)
+        for each in tiles:
+            covered[each.top // 8 : each.bottom // 8 + 1, each.left // 8 : each.right // 8 + 1] = True
+        assert covered.all()
+
+
+def heads_of(height: int, width: int) -> dict[str, np.ndarray]:
+    numbers = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+    return {
+        name: np.zeros((1, (height // int(stride)) * (width // int(stride)), numbers[kind]), np.float32)
+        for name in NAMES
+        for kind, stride in [name.split("_")]
+    }
+
+
+@pytest.mark.parametrize("name", ["cls_8", "obj_16", "bbox_32", "kps_8"])
+def test_a_number_that_is_none_is_an_error_and_no_empty_frame(name: str) -> None:
+    heads = heads_of(64, 96)
+    stride = int(name.split("_")[1])
+    heads[f"cls_{stride}"][:] = heads[f"obj_{stride}"][:] = 0.9
+    heads[name][0, 1, 0] = np.nan
+    with pytest.raises(GenedgeError, match="a number that is none"):
+        decode(heads, 64, 96, 0.25)
+
+
+def test_heads_of_another_shape_are_an_error() -> None:
+    heads = heads_of(64, 96)
+    heads["cls_8"] = heads["cls_8"][:, 1:]
+    with pytest.raises(GenedgeError, match="cls_8"):
+        decode(heads, 64, 96, 0.25)
+
+
+def test_each_face_is_given_once_best_first() -> None:
+    def row(x, y, size, score):
+        return [x, y, size, size, *[0.0] * 10, score]
+
+    rows = np.array([row(0, 0, 40, 0.5), row(3, 2, 42, 0.9), row(100, 0, 40, 0.7), row(8, 8, 10, 0.3)], np.float32)
+    assert merged(rows)[:, 14].tolist() == pytest.approx([0.9, 0.7])
+    assert len(merged(np.zeros((0, 15), np.float32))) == 0
+
+
+@pytest.mark.parametrize("size", [(360, 640), (1080, 1920), (2000, 300), (48, 64)])
+def test_the_test_face_is_found_by_a_detector_that_works_and_by_no_other(yunet, size) -> None:
+    assert bank_canary().check(yunet, *size)
+
+    class Blind:
+        def detect(self, image, *, thorough=False):
+            return []
+
+    assert not bank_canary().check(Blind(), *size)
+
+
+@pytest.mark.parametrize("bad", [b"", b"no model", b"\x08\x07" * 40])
+def test_a_file_that_is_no_detector_gets_one_sentence(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(bad)
+    with pytest.raises(GenedgeError, match=r"bad\.onnx"):
+        open_detector(str(path))
+
+
+def test_another_net_is_refused_by_its_outputs(assets) -> None:
+    with pytest.raises(GenedgeError, match="not a face detector"):
+        open_detector(str(assets("weights/mobilefacenet/MobileFaceNet.onnx")))
