@@ -10,6 +10,7 @@ import numpy as np
 from runtime.faces.track import MOST_NUMBER, Sight, Track, size_of
 from runtime.faces.types import Box, Landmarks
 
+CLOSE = 1.03  # of an ellipse's size
 _POINTS = 16
 _CIRCLE = [
     (math.cos(angle) / math.cos(math.pi / _POINTS), math.sin(angle) / math.cos(math.pi / _POINTS))
@@ -35,7 +36,9 @@ def enclosing(regions: Sequence[Box]) -> Box:
         center = region.center
         left, top = (center[0] - x) / across, (center[1] - y) / down
         half, tall = region.width / 2 / across, region.height / 2 / down
-        if math.hypot(left, top) + max(half, tall) <= 1:
+        enough = math.hypot(left, top) + max(half, tall)  # by the triangle inequality
+        if enough <= CLOSE:  # a finer look would save little
+            most = max(most, enough * enough)
             continue
         for cos, sin in _CIRCLE:
             most = max(most, (left + half * cos) ** 2 + (top + tall * sin) ** 2)

@@ -211,8 +211,8 @@ def steadied(last: Sight, face: Face, motion: Motion) -> Landmarks | None:
 
 @dataclass(frozen=True)
 class Pair:
-    """``track`` and ``face``: places in what was given to :func:`assign`. ``jumped``: the face is not where the track
-    was expected, so it may be another person's, and the track's own may still be there, unseen."""
+    """``track`` and ``face``: places in what was given to :func:`assign`. ``jumped``: the face is neither where the
+    track was expected nor where it was last, so it may be another person's, and the track's own still there, unseen."""
 
     track: int
     face: int
@@ -231,32 +231,37 @@ def assign(tracks: Sequence[Track], faces: Sequence[Face], index: int, high: flo
         return []
     expected = np.array([track.expected(index) for track in tracks], np.float64)
     found = np.array([face.box for face in faces], np.float64)
-    missed = np.array([max(0, index - track.last.index - 1) for track in tracks], np.float64)[:, None]
     strong = np.array([face.score >= high for face in faces])[None, :]
+    missed = np.array([max(0, index - track.last.index - 1) for track in tracks], np.float64)[:, None]
+    noise = np.array([max(STEADY_GAIN, 1 / max(1, track.last.motion.known)) for track in tracks])[:, None]
     distance, ratio, iou = compared(expected, found)
-    alike = ratio < SIZE_RATIO
     cost = distance + 0.5 * np.log(ratio) + (1 - iou)
-    noise = np.array([1 / max(1, track.last.motion.known) for track in tracks])[:, None]  # of the velocity
-    reach = np.minimum(TIGHT_MOST, TIGHT + 1.5 * JITTER * np.maximum(STEADY_GAIN, noise) * missed)
-    tight = alike & ((distance < reach) | (iou > OVERLAP))
+    reach = np.minimum(TIGHT_MOST, TIGHT + 1.5 * JITTER * noise * missed)
+    tight = (ratio < SIZE_RATIO) & ((distance < reach) | (iou > OVERLAP))
     pairs: list[Pair] = []
-    free_tracks, free_faces = np.ones(len(tracks), bool), np.ones(len(faces), bool)
+    free_tracks, free_faces = [True] * len(tracks), [True] * len(faces)
+
+    def pair(possible: NDArray[np.bool_]) -> bool:
+        """Make the pairs of one pass; whether both tracks and faces are left."""
+        rows, columns = np.nonzero(possible)
+        order = np.argsort(cost[rows, columns], kind="stable")
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+            if free_tracks[row] and free_faces[column]:
+                stayed = iou[row, column] >= OVERLAP or faces[column].box.iou(tracks[row].last.box) >= OVERLAP
+                pairs.append(Pair(row, column, not stayed))
+                free_tracks[row] = free_faces[column] = False
+        return any(free_tracks) and any(free_faces)
+
+    if not (pair(tight & strong) and pair(tight & ~strong)):
+        return pairs
     # what was never more than weak is mostly no face and jumps about: it only follows what is near
     trusted = strong | np.array([track.best >= high for track in tracks])[:, None]
-    loose = alike & trusted & (distance < np.minimum(LOOSEST, LOOSE + LOOSER * missed))
-    for possible in (tight & strong, tight & ~strong, loose):
-        rows, columns = np.nonzero(possible & free_tracks[:, None] & free_faces[None, :])
-        for place in np.argsort(cost[rows, columns], kind="stable").tolist():
-            row, column = int(rows[place]), int(columns[place])
-            if free_tracks[row] and free_faces[column]:
-                pairs.append(Pair(row, column, bool(iou[row, column] < OVERLAP)))
-                free_tracks[row] = free_faces[column] = False
-    if free_tracks.any() and free_faces.any():
-        wide = (ratio < math.sqrt(SIZE_RATIO)) & (distance < np.minimum(WIDEST, WIDE * (1 + missed)))
-        wide &= trusted & free_tracks[:, None] & free_faces[None, :]
-        alone = wide & (wide.sum(axis=1, keepdims=True) == 1) & (wide.sum(axis=0, keepdims=True) == 1)
-        pairs += [Pair(int(row), int(column), True) for row, column in np.argwhere(alone)]
-    return pairs
+    if not pair((ratio < SIZE_RATIO) & trusted & (distance < np.minimum(LOOSEST, LOOSE + LOOSER * missed))):
+        return pairs
+    wide = (ratio < math.sqrt(SIZE_RATIO)) & (distance < np.minimum(WIDEST, WIDE * (1 + missed)))
+    wide &= trusted & np.array(free_tracks)[:, None] & np.array(free_faces)[None, :]
+    alone = wide & (wide.sum(axis=1, keepdims=True) == 1) & (wide.sum(axis=0, keepdims=True) == 1)
+    return pairs + [Pair(int(row), int(column), True) for row, column in np.argwhere(alone)]
 
 
 def compared(one: Matrix, other: Matrix) -> tuple[Matrix, Matrix, Matrix]:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
+import face_traces
 import numpy as np
 import pytest
 from face_paths import Path as Way
@@ -503,6 +506,35 @@ def test_a_late_face_is_not_carried_over_a_cut_or_into_what_was_decided() -> Non
     assert [verdict.index for verdict in decided] == [0, 1, 2]
     assert [verdict.covers for verdict in popped(guard)] == [()]
     guard.add_late(10**6, face(REST(0)))  # of a frame that was never there
+
+
+# -- traces, which the C++ guard reads as well -----------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(face_traces.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_trace_gives_the_verdicts_that_it_has_written_down(path: Path) -> None:
+    trace = json.loads(path.read_text())
+    result = face_traces.play(trace)
+    assert result["tracks"] == trace["tracks"]
+    assert result.get("late") == trace.get("late")
+    for verdict, expected in zip(result["verdicts"], trace["verdicts"], strict=True):
+        assert without_places(verdict) == without_places(expected)
+        for cover, other in zip(verdict["covers"], expected["covers"], strict=True):
+            assert cover["region"] == pytest.approx(other["region"], abs=0.02)
+            assert cover["box"] == pytest.approx(other["box"], abs=0.02)
+            assert np.ravel(cover["landmarks"] or []) == pytest.approx(np.ravel(other["landmarks"] or []), abs=0.02)
+
+
+def test_the_traces_are_those_of_their_cases() -> None:
+    written = {path.stem: json.loads(path.read_text()) for path in face_traces.FOLDER.glob("*.json")}
+    assert len(written) == 10
+    for name, case in face_traces.cases().items():
+        assert json.loads(json.dumps(case)).items() <= written[name].items()
+
+
+def without_places(verdict: dict[str, Any]) -> dict[str, Any]:
+    exact = ("track", "kind", "score", "sure")
+    return verdict | {"covers": [{name: cover[name] for name in exact} for cover in verdict["covers"]]}
 
 
 # -- pictures -------------------------------------------------------------------------------------

@@ -1,0 +1,178 @@
+"""Traces in tests/data/traces: what was pushed into a guard, and the verdicts. Read by the tests of the Python and the
+C++ guard. ``python tests/face_traces.py`` writes them again from the cases below, after a change that is meant.
+
+A trace is ``{"about", "settings", "frames", "verdicts", "tracks"}``. A frame is ``{"index", "pts", "cut", "fail",
+"faces", "late"}``, of which only ``index`` and ``pts`` are always there: ``fail``, a reason, for one that cannot be
+judged; ``late``, a face that is added to the latest verdict that was given after this frame was pushed. A face is
+``{"box": [x, y, width, height], "score", "landmarks"}``. A verdict is ``{"index", "reason", "covers"}``; a cover has
+the names of :class:`runtime.faces.types.Cover`. Numbers are rounded to 2 decimals, and a reader should allow 0.02.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.faces.guard import Guard, GuardSettings
+from runtime.faces.types import Box, Face, Verdict
+
+FOLDER = Path(__file__).parent / "data" / "traces"
+
+
+def play(trace: dict[str, Any]) -> dict[str, Any]:
+    """``verdicts`` and ``tracks`` of a guard that gets the frames of ``trace``."""
+    guard, verdicts = Guard(GuardSettings(**trace["settings"])), []
+    late: list[dict[str, Any]] = []
+    for frame in trace["frames"]:
+        index, pts, cut = frame["index"], frame["pts"], frame.get("cut", False)
+        if "fail" in frame:
+            guard.fail(index, pts, None, frame["fail"], cut=cut)
+        else:
+            guard.push(index, pts, None, [_face(face) for face in frame.get("faces", [])], cut=cut)
+        while (verdict := guard.pop()) is not None:
+            verdicts.append(_verdict(verdict))
+        if "late" in frame:
+            late.append(_cover(guard.add_late(verdicts[-1]["index"], _face(frame["late"]))))
+    guard.finish()
+    while (verdict := guard.pop()) is not None:
+        verdicts.append(_verdict(verdict))
+    tracks = [asdict(track) for track in guard.tracks]
+    return {"verdicts": verdicts, "tracks": tracks} | ({"late": late} if late else {})
+
+
+def _face(face: dict[str, Any]) -> Face:
+    points = face.get("landmarks")
+    return Face(Box(*face["box"]), face["score"], None if points is None else np.array(points, np.float32))
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"index": verdict.index, "reason": verdict.reason, "covers": [_cover(cover) for cover in verdict.covers]}
+
+
+def _cover(cover: Any) -> dict[str, Any]:
+    return {
+        "track": cover.track,
+        "box": _rounded(cover.box),
+        "region": _rounded(cover.region),
+        "kind": cover.kind,
+        "score": cover.score,
+        "landmarks": None if cover.landmarks is None else [_rounded(point) for point in cover.landmarks.tolist()],
+        "sure": cover.sure,
+    }
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 2) for value in values]
+
+
+# -- the cases ------------------------------------------------------------------------------------
+
+
+def _seen(box: Box, score: float = 0.9, *, points: bool = False) -> dict[str, Any]:
+    face: dict[str, Any] = {"box": _rounded(box), "score": score}
+    if points:
+        from face_paths import landmarks_of
+
+        face["landmarks"] = [_rounded(point) for point in landmarks_of(box).tolist()]
+    return face
+
+
+def _frames(count: int, rate: float = 25) -> list[dict[str, Any]]:
+    return [{"index": index, "pts": round(index / rate, 6)} for index in range(count)]
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Traces without what is expected, by name."""
+    from face_paths import moving
+
+    small = {"lookahead": 4, "hold": 0.24}
+    made: dict[str, dict[str, Any]] = {}
+
+    walk, frames = moving((100, 80), 40, speed=0.1, angle=0.3), _frames(16)
+    for index in (2, 3, 6, 7, 8, 9):
+        frames[index]["faces"] = [_seen(walk(index), points=True)]
+    made["missed"] = {"about": "filled, seen, interpolated, seen, held", "settings": small, "frames": frames}
+
+    frames = _frames(14)
+    for index in range(1, 14):
+        frames[index]["faces"] = [_seen(walk(index), points=True)] if index not in (6, 7, 9) else []
+    frames[8]["cut"] = True
+    made["cut"] = {"about": "nothing is carried over the cut before frame 8", "settings": small, "frames": frames}
+
+    frames = _frames(9)
+    for index in (0, 1, 4, 5):
+        frames[index]["faces"] = [_seen(walk(index))]
+    made["live"] = {"about": "no look-ahead", "settings": {"lookahead": 0}, "frames": frames}
+
+    frames = _frames(12)
+    frames[5]["faces"] = [_seen(walk(0), 0.3), _seen(Box(300, 100, 30, 40), 0.7)]
+    made["weak"] = {"about": "a single weak sight beside a strong one", "settings": small, "frames": frames}
+
+    left, right, frames = (
+        moving((60, 100), 40, speed=0.3),
+        moving((300, 110), 40, speed=0.3, angle=math.pi),
+        _frames(18),
+    )
+    for index in range(18):
+        hidden = left(index).iou(right(index)) > 0.1
+        frames[index]["faces"] = [_seen(left(index))] + ([] if hidden else [_seen(right(index), 0.8)])
+    made["crossing"] = {"about": "two people cross, one hides the other", "settings": small, "frames": frames}
+
+    still, other, frames = moving((100, 100), 40), moving((180, 100), 40), _frames(14)
+    for index in range(14):
+        frames[index]["faces"] = [_seen((still if index < 5 else other)(index))]
+    made["beside"] = {"about": "one is missed just when another appears beside", "settings": small, "frames": frames}
+
+    frames = _frames(10)
+    for index in range(10):
+        frames[index]["faces"] = [_seen(walk(index))]
+    del frames[4]["faces"], frames[6]["faces"]
+    frames[4]["fail"], frames[6]["fail"] = "detector failed", "engine hung"
+    frames[5]["faces"] = [_seen(walk(5)), _seen(Box(300, 50, 0, 0), 0.5)]
+    made["failed"] = {
+        "about": "frames that cannot be judged; a box without an area",
+        "settings": small,
+        "frames": frames,
+    }
+
+    frames = _frames(14)
+    for index in range(5):
+        frames[index]["faces"] = [_seen(walk(index))]
+    frames[9]["late"] = _seen(walk(5), 0.3)
+    frames[10]["late"] = _seen(Box(400, 300, 50, 60), 0.4)
+    made["late"] = {"about": "faces that were found in the result", "settings": small, "frames": frames}
+
+    rates, frames = [0.0, 0.04, 0.08, 0.5, 0.54, 0.54, 0.54, 0.54, 0.54, 0.3, 1.4, 1.5], _frames(12)
+    for frame, pts in zip(frames, rates, strict=True):
+        frame["pts"] = pts
+    frames[0]["faces"], frames[3]["faces"] = [_seen(walk(0), 0.7)], [_seen(walk(3), 0.5)]
+    made["clock"] = {"about": "a clock that jumps, stands still and runs back", "settings": small, "frames": frames}
+
+    zoom, frames = moving((30, 40), 30, speed=0.1, angle=3.9, zoom=0.05), _frames(12)
+    for index in (0, 1, 2, 3, 6, 7):
+        frames[index]["faces"] = [_seen(zoom(index), 0.65, points=True), _seen(zoom(index).moved(3, 2), 0.3)]
+    made["border"] = {"about": "a face that grows out of the frame, found twice", "settings": small, "frames": frames}
+    return made
+
+
+def text_of(trace: dict[str, Any]) -> str:
+    """JSON, one line for each frame, verdict and track."""
+    lines = []
+    for name, value in trace.items():
+        if isinstance(value, list):
+            rows = ",\n".join("  " + json.dumps(row) for row in value)
+            lines.append(f'"{name}": [\n{rows}\n]')
+        else:
+            lines.append(f'"{name}": {json.dumps(value)}')
+    return "{" + ",\n".join(lines) + "}\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, case in cases().items():
+        (FOLDER / f"{name}.json").write_text(text_of(case | play(case)))
