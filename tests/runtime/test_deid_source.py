@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime.faces.guard import GuardSettings
-from runtime.faces.methods import make_method
-from runtime.faces.passcode import RecordingKeys
 
 from runtime.errors import EndedEarlyError, GenedgeError, VideoError
 from runtime.faces.deid import DeidentifiedSource, DeidSettings
+from runtime.faces.guard import GuardSettings
+from runtime.faces.methods import make_method
+from runtime.faces.passcode import RecordingKeys
 from runtime.faces.types import Box, Face
 from runtime.video.source import Source, SourceInfo, VideoFrame
 
