@@ -23,8 +23,11 @@ class Canary:
 
     def check(self, detector: FaceDetector, height: int, width: int) -> bool:
         """Whether ``detector`` finds the face in a grey frame of ``height`` x ``width`` pixels, so by the same engines
-        as the frames of that size. In a frame of fewer than about 24 pixels a side it does not, and nothing is
-        released."""
+        as the frames of that size.
+
+        The face must be seen, so nothing is released of frames that are too small for one: YuNet sees it from 12x12
+        pixels on (measured; enlarged twice), and where the frame is reduced to 640, in a strip of 24 or more.
+        """
         if (height, width) not in self._frames:
             self._frames = {(height, width): self._frame(height, width)}
         frame, box = self._frames[height, width]

@@ -6,6 +6,7 @@ does it: score = sqrt(cls * obj), centre = cell + offset, size = exp(size), all 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Sequence
@@ -120,8 +121,11 @@ class Pass:
         return rows[~cut]
 
 
-def passes_for(height: int, width: int, *, thorough: bool) -> list[Pass]:
-    """How a frame is looked at. The first two are those of the whole frame at LONG_SIDES."""
+def passes_for(height: int, width: int, *, thorough: bool, largest: int | None = None) -> list[Pass]:
+    """How a frame is looked at. The first two are those of the whole frame at LONG_SIDES.
+
+    ``largest``: pixels of the longest side that the engine takes, at least TILE; a finer look is taken in tiles then.
+    """
     long = max(height, width)
     result: list[Pass] = []
     for side in LONG_SIDES:
@@ -133,50 +137,51 @@ def passes_for(height: int, width: int, *, thorough: bool) -> list[Pass]:
     if thorough:
         base = result[0].factor
         if long < 1280:
-            result.append(Pass(0, 0, width, height, min(2.0, 1280 / long)))
+            finer = min(2.0, 1280 / long)
+            if largest is not None and long * finer > largest:
+                result += tiles_for(height, width, THOROUGH_TILES, finer)
+            else:
+                result.append(Pass(0, 0, width, height, finer))
         result.append(Pass(0, 0, width, height, base, mirror=True))
         for turn in (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE):
             result.append(Pass(0, 0, width, height, base, turn=turn))
     return result
 
 
-def tiles_for(height: int, width: int, most: int) -> list[Pass]:
-    """Overlapping tiles of TILE pixels over the frame, reduced as far as ``most`` of them suffice."""
-    factor = 1.0
+def tiles_for(height: int, width: int, most: int, factor: float = 1.0) -> list[Pass]:
+    """Overlapping tiles of TILE pixels over the frame enlarged by ``factor``, or by less, so that ``most`` suffice."""
     while True:
         columns, rows = (max(1, math.ceil((side * factor - TILE) / TILE_STEP) + 1) for side in (width, height))
         if columns * rows <= most:
             break
         factor *= 0.9
-    side = TILE / factor
+    side = int(TILE / factor)  # whole pixels, and never more than TILE of them once enlarged
     tiles = []
     for row in range(rows):
         for column in range(columns):
             left = round((width - side) * column / (columns - 1)) if columns > 1 else 0
             top = round((height - side) * row / (rows - 1)) if rows > 1 else 0
-            right, bottom = min(width, round(left + side)), min(height, round(top + side))
-            tiles.append(Pass(max(0, left), max(0, top), right, bottom, factor))
+            tiles.append(Pass(left, top, min(width, left + side), min(height, top + side), factor))
     return tiles
 
 
-def decode(heads: Heads, height: int, width: int, low: float) -> Rows:
+def decode(heads: Heads, height: int, width: int, low: float, who: str = "the face detector") -> Rows:
     """Faces of one picture of ``height`` x ``width`` pixels (multiples of MULTIPLE) with a score of at least ``low``.
+
+    A number that is none is an error wherever it stands: an engine that gives one cannot be believed elsewhere either.
+    ``who`` is named where the model is another.
 
     Raises :class:`GenedgeError` where a head has another shape or holds a number that is none.
     """
     parts = []
     for stride in STRIDES:
         columns, cells = width // stride, (height // stride) * (width // stride)
-        cls, obj, bbox, kps = (_head(heads, f"{kind}_{stride}", cells, numbers) for kind, numbers in KINDS.items())
-        product = np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1)
-        if not np.isfinite(product.sum()):
-            raise GenedgeError("the face detector gave a number that is none")
+        cls, obj, bbox, kps = (_head(heads, f"{kind}_{stride}", cells, numbers, who) for kind, numbers in KINDS.items())
+        product = cls[:, 0].clip(0, 1) * obj[:, 0].clip(0, 1)
         chosen = np.flatnonzero(product >= low * low)
         if not len(chosen):
             continue
         box, points = bbox[chosen], kps[chosen].reshape(-1, 5, 2)
-        if not (np.isfinite(box).all() and np.isfinite(points).all()):
-            raise GenedgeError("the face detector gave a number that is none")
         place = np.stack([chosen % columns, chosen // columns], 1).astype(np.float32)
         center = (place + box[:, :2]) * stride
         size = np.exp(np.clip(box[:, 2:], -8, 8)) * stride
@@ -186,38 +191,40 @@ def decode(heads: Heads, height: int, width: int, low: float) -> Rows:
     return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 15), np.float32)
 
 
-def _head(heads: Heads, name: str, cells: int, numbers: int) -> NDArray[np.float32]:
+def _head(heads: Heads, name: str, cells: int, numbers: int, who: str) -> NDArray[np.float32]:
     head = heads[name]
     if head.size != cells * numbers:
-        raise GenedgeError(f"the face detector's output {name} has the shape {head.shape}: it is no YuNet")
+        raise GenedgeError(f"{who}: the output {name} has the shape {head.shape}: it is no YuNet")
+    if not np.isfinite(head).all():
+        raise GenedgeError("the face detector gave a number that is none")
     return head.reshape(cells, numbers)
 
 
 def merged(rows: Rows) -> Rows:
     """Each face once, the best of those that overlap, best first."""
     rows = rows[np.argsort(-rows[:, 14], kind="stable")][: 4 * MOST]
-    kept: list[int] = []
-    corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], 1)
+    x, y, right, bottom = rows[:, 0], rows[:, 1], rows[:, 0] + rows[:, 2], rows[:, 1] + rows[:, 3]
     areas = np.maximum(1e-6, rows[:, 2] * rows[:, 3])
-    free = np.ones(len(rows), bool)
-    for place in range(len(rows)):
-        if not free[place]:
-            continue
-        kept.append(place)
-        if len(kept) == MOST:
-            break
-        common = (np.minimum(corners[place, 2:], corners[:, 2:]) - np.maximum(corners[place, :2], corners[:, :2])).clip(
-            0
-        )
-        shared = common[:, 0] * common[:, 1]
-        overlap = shared / (areas[place] + areas - shared)
+    kept: list[int] = []
+    left = np.arange(len(rows))  # those that no better one has taken yet
+    while len(left) and len(kept) < MOST:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        across = np.minimum(right[best], right[left]) - np.maximum(x[best], x[left])
+        down = np.minimum(bottom[best], bottom[left]) - np.maximum(y[best], y[left])
+        shared, others = np.maximum(across, 0) * np.maximum(down, 0), areas[left]
+        same = shared >= SAME * (areas[best] + others - shared)
         # a part of a face that was found at a larger scale is none of its own
-        inside = shared / np.minimum(areas[place], areas)
-        free &= (overlap < SAME) & ~((inside > 0.8) & (areas < areas[place]))
+        same |= (shared > 0.8 * others) & (others < areas[best])
+        left = left[~same]
     return rows[kept]
 
 
 class _Engine(Protocol):
+    """``largest``: pixels of the longest side of a picture that it takes, None: any."""
+
+    largest: int | None
+
     def run(self, pictures: Sequence[Frame]) -> list[Heads]: ...
 
     def close(self) -> None: ...
@@ -229,7 +236,7 @@ class MultiScaleDetector:
     def __init__(self, file: DetectorFile, engine: _Engine, engine_name: str, low: float) -> None:
         self.name, self.digest = file.name, file.sha256
         self.description = f"{file.description} on {engine_name}"
-        self._engine, self._low = engine, low
+        self._engine, self._low, self._place = engine, low, str(file.path)
         self._turns: set[int] = set()  # in which faces were found when the last thorough search was
         self._passes: dict[tuple[int, int, bool], list[Pass]] = {}
 
@@ -237,7 +244,7 @@ class MultiScaleDetector:
         height, width = image.shape[:2]
         key = height, width, thorough
         if key not in self._passes:
-            self._passes[key] = passes_for(height, width, thorough=thorough)
+            self._passes[key] = passes_for(height, width, thorough=thorough, largest=self._engine.largest)
         passes = self._passes[key]
         if not thorough:  # people who lie, or a video that stands on its side
             passes = [*passes, *(replace(passes[0], turn=turn) for turn in sorted(self._turns))]
@@ -245,7 +252,7 @@ class MultiScaleDetector:
         found = []
         for each, picture, heads in zip(passes, pictures, self._engine.run(pictures), strict=True):
             low = self._low if each.turn is None else max(self._low, TURNED_LOW)
-            rows = each.back(decode(heads, picture.shape[1], picture.shape[2], low))
+            rows = each.back(decode(heads, picture.shape[1], picture.shape[2], low, self._place))
             found.append(each.whole(rows, height, width))
         rows = merged(np.concatenate(found))
         if thorough:
@@ -267,15 +274,16 @@ class _OpenVino:
     """One compiled model and request for every size of picture, up to MOST_SIZES of them."""
 
     MOST_SIZES = 24
+    largest: int | None = None
 
     def __init__(self, model: bytes, file: DetectorFile, precision: str, threads: int) -> None:
         from runtime.sessions.openvino import core, has_bf16
 
         self._model = core().read_model(io.BytesIO(model))
-        self._is_frame = _check_names(
-            [port.any_name for port in self._model.inputs], [port.any_name for port in self._model.outputs], file
-        )
-        if not self._is_frame:
+        inputs = self._model.inputs
+        is_frame = [port.element_type.get_type_name() for port in inputs] == ["u8"]
+        _check_ports(len(inputs), is_frame, [port.any_name for port in self._model.outputs], file)
+        if not is_frame:
             self._model = _with_uint8_input(self._model)
         half = precision in ("auto", "bf16") and has_bf16()
         self._config: dict[str, Any] = {
@@ -310,17 +318,23 @@ class _OpenVino:
             # no more under way than there are requests for each size, so that tiles share four
             for begin in range(0, len(pictures), 4):
                 used: dict[tuple[int, ...], int] = {}
-                running = []
-                for picture in pictures[begin : begin + 4]:
-                    number = used.get(picture.shape, 0)
-                    used[picture.shape] = number + 1
-                    request = self._request(picture.shape, number)
-                    request.set_input_tensor(openvino.Tensor(picture, shared_memory=True))
-                    request.start_async()
-                    running.append((request, picture))
-                for request, _ in running:
-                    request.wait()
-                    results.append({name: request.get_tensor(name).data.copy() for name in NAMES})
+                running: list[Any] = []
+                try:
+                    for picture in pictures[begin : begin + 4]:
+                        number = used.get(picture.shape, 0)
+                        used[picture.shape] = number + 1
+                        request = self._request(picture.shape, number)
+                        request.set_input_tensor(openvino.Tensor(picture, shared_memory=True))
+                        request.start_async()
+                        running.append(request)
+                    for request in running:
+                        request.wait()
+                        results.append({name: request.get_tensor(name).data.copy() for name in NAMES})
+                except BaseException:
+                    for request in running:  # they read from pictures that go away with this error
+                        with contextlib.suppress(RuntimeError):
+                            request.wait()
+                    raise
         except RuntimeError as error:
             raise GenedgeError(f"the face detector failed in OpenVINO: {str(error).strip().splitlines()[-1]}") from None
         return results
@@ -351,12 +365,15 @@ class _OnnxRuntime:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         inputs = self._session.get_inputs()
-        self._is_frame = _check_names(
-            [port.name for port in inputs], [port.name for port in self._session.get_outputs()], file
-        )
+        self._is_frame = [port.type for port in inputs] == ["tensor(uint8)"]
+        _check_ports(len(inputs), self._is_frame, [port.name for port in self._session.get_outputs()], file)
         self._name = inputs[0].name
         sides = inputs[0].shape[2:]
         self._fixed = None if self._is_frame or not all(isinstance(side, int) for side in sides) else tuple(sides)
+        self.largest: int | None = None if self._fixed is None else min(self._fixed)
+        if self.largest is not None and self.largest < TILE:
+            size = "x".join(map(str, sides[::-1]))
+            raise GenedgeError(f"{file.path}: takes {size} only, which is too small for onnxruntime: install openvino")
 
     def run(self, pictures: Sequence[Frame]) -> list[Heads]:
         return [self._one(picture) for picture in pictures]
@@ -365,8 +382,6 @@ class _OnnxRuntime:
         height, width = picture.shape[1:3]
         given = picture
         if self._fixed is not None and (height, width) != self._fixed:
-            if height > self._fixed[0] or width > self._fixed[1]:
-                raise GenedgeError(f"this detector takes {self._fixed[1]}x{self._fixed[0]} only: install openvino")
             given = np.full((1, *self._fixed, 3), GREY, np.uint8)
             given[0, :height, :width] = picture[0]
         fed = given if self._is_frame else np.ascontiguousarray(given.transpose(0, 3, 1, 2), dtype=np.float32)
@@ -389,15 +404,13 @@ def _corner(head: NDArray[np.float32], stride: int, given: Frame, height: int, w
     return np.ascontiguousarray(cells[: height // stride, : width // stride])
 
 
-def _check_names(inputs: Sequence[str], outputs: Sequence[str], file: DetectorFile) -> bool:
-    """Whether the model takes uint8 frames itself. Raises :class:`GenedgeError` where it is no face detector."""
-    missing = [name for name in NAMES if name not in outputs]
-    if len(inputs) != 1 or missing:
+def _check_ports(inputs: int, is_frame: bool, outputs: Sequence[str], file: DetectorFile) -> None:
+    """Raises :class:`GenedgeError` where the model is no face detector. ``is_frame``: its input is uint8."""
+    if inputs != 1 or any(name not in outputs for name in NAMES) or (file.takes_frames and not is_frame):
         raise GenedgeError(
             f"{file.path}: not a face detector: it needs one input and the outputs cls, obj, bbox and kps of strides "
             "8, 16 and 32, as YuNet has them"
         )
-    return file.takes_frames
 
 
 def open_detector(

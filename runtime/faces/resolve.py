@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ OFFLINE = "GENEDGE_OFFLINE"
 OWN = Path(__file__).parent / "face-detector"
 MOST_BYTES = 64 << 20  # of a detector; YuNet has 0.4 MB
 TIMEOUT = 3.0  # seconds without an answer
+WHOLE = 30.0  # seconds for all of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ YUNET = Published(
 @dataclass(frozen=True)
 class DetectorFile:
     """A detector's ONNX file. ``sha256`` is that of its bytes when they were read. ``takes_frames``: its input is uint8
-    (n, h, w, 3); else float32 (n, 3, h, w), as YuNet's."""
+    (n, h, w, 3), as its manifest promises; of a file without one, the engine says it: that, or float32 (n, 3, h, w)."""
 
     path: Path
     name: str
@@ -87,7 +90,7 @@ def published(what: Published) -> DetectorFile | None:
         if path.stat().st_size <= MOST_BYTES:
             data = path.read_bytes()
     if data is None or _digest(data) != what.sha256:
-        data = None if os.environ.get(OFFLINE) else _fetch(what)
+        data = None if os.environ.get(OFFLINE, "0") not in ("", "0") else _fetch(what)
         if data is None:
             return None
         with contextlib.suppress(OSError):  # a cache that cannot be written is no error
@@ -98,15 +101,26 @@ def published(what: Published) -> DetectorFile | None:
 def _fetch(what: Published) -> bytes | None:
     print(f"fetching the face detector {what.name} once from {what.url.split('/')[2]}", file=sys.stderr, flush=True)
     try:
-        with urllib.request.urlopen(what.url, timeout=TIMEOUT) as answer:
-            data: bytes = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+        data = _download(what.url)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         print(f"it cannot be fetched ({error}): the own detector is used", file=sys.stderr, flush=True)
         return None
     if _digest(data) != what.sha256:
         print("what came is not that file (its digest differs): the own detector is used", file=sys.stderr, flush=True)
         return None
     return data
+
+
+def _download(url: str) -> bytes:
+    ends, data = time.monotonic() + WHOLE, bytearray()
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        while piece := answer.read1(1 << 16):
+            data += piece
+            if len(data) > MOST_BYTES:
+                raise OSError("it is too large")
+            if time.monotonic() > ends:
+                raise TimeoutError(f"it took more than {WHOLE:g} s")
+    return bytes(data)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from runtime.errors import GenedgeError
 from runtime.faces.canary import bank_canary
-from runtime.faces.detect import NAMES, Pass, decode, merged, open_detector, passes_for
+from runtime.faces.detect import NAMES, MultiScaleDetector, Pass, decode, merged, open_detector, passes_for
+from runtime.faces.resolve import DetectorFile
+from runtime.faces.types import Box
 
 YUNET = "weights/yunet/yunet_n_640_640.onnx"
 
@@ -61,6 +63,36 @@ def test_a_single_pass_finds_what_opencv_finds(backend: str, assets, portraits) 
         assert abs(ours[0, 14] - theirs[0, 14]) < 0.02
 
 
+def test_a_crowd_is_decoded_as_opencv_does(yunet, assets) -> None:
+    image = cv2.resize(cv2.imread(str(assets("faces/crowds/deface_city.jpg"))), (640, 384))
+    reference = cv2.FaceDetectorYN.create(str(assets(YUNET)), "", (640, 384), 0.6, 0.35, 500)
+    rows = merged(decode(yunet._engine.run([image[None]])[0], 384, 640, 0.55))
+    _, theirs = reference.detect(image)
+    assert len(theirs) >= 5
+    for face in theirs:
+        nearest = rows[np.abs(rows[:, :4] - face[:4]).max(1).argmin()]
+        assert np.abs(nearest[:14] - face[:14]).max() < 1
+        assert abs(nearest[14] - face[14]) < 0.02
+
+
+def test_faces_of_twelve_pixels_are_found_by_a_thorough_search(yunet, assets) -> None:
+    """Portraits, reduced, over a blurred street that shows no face itself."""
+    folder = assets("faces/congress_pd")
+    with (folder / "faces.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["n_faces"] == "1"][::27][:20]
+    street = cv2.resize(cv2.imread(str(assets("faces/crowds/deface_city.jpg"))), (640, 360))
+    frame, boxes = cv2.GaussianBlur(street, (0, 0), 12), []
+    for index, row in enumerate(rows):
+        factor = 12 / float(row["bh"])
+        face = cv2.imread(str(folder / "450x550" / row["file"]))
+        face = cv2.resize(face, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        y, x = 20 + index // 5 * 80, 40 + index % 5 * 115
+        frame[y : y + face.shape[0], x : x + face.shape[1]] = face
+        boxes.append(Box(x + float(row["x"]) * factor, y + float(row["y"]) * factor, float(row["bw"]) * factor, 12))
+    hits = yunet.detect(frame, thorough=True)
+    assert sum(any(box.iou(hit.box) > 0.3 for hit in hits) for box in boxes) >= 19
+
+
 @pytest.mark.parametrize("height", [1400, 550, 60, 24])
 def test_faces_of_every_size_are_found(yunet, portraits, height: int) -> None:
     found = 0
@@ -95,6 +127,33 @@ def test_many_faces_are_found_in_a_large_photo(yunet, assets) -> None:
     counts = [len(yunet.detect(cv2.imread(str(path)))) for path in sorted(folder.glob("*.jp*g"))]
     assert len(counts) == 3
     assert all(count >= 15 for count in counts)
+
+
+@pytest.mark.parametrize("size", [(360, 640), (700, 701), (90, 90), (640, 360)])
+def test_onnx_runtime_searches_thoroughly_too(assets, size) -> None:
+    """The published YuNet is fixed to 640x640 there, and a thorough search enlarges the frame beyond that."""
+    detector = open_detector(str(assets(YUNET)), backend="onnxruntime", threads=1)
+    assert bank_canary().check(detector, *size)
+    assert isinstance(detector.detect(np.full((*size, 3), 90, np.uint8), thorough=True), list)
+
+
+def test_a_model_too_small_for_onnx_runtime_is_refused_when_it_is_opened(assets) -> None:
+    with pytest.raises(GenedgeError, match="320x320"):
+        open_detector(str(assets("weights/yunet/yunet_n_320_320.onnx")), backend="onnxruntime")
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=st.integers(1, 4000), width=st.integers(1, 4000), thorough=st.booleans())
+def test_no_pass_is_larger_than_the_engine_takes(height: int, width: int, thorough: bool) -> None:
+    for each in passes_for(height, width, thorough=thorough, largest=640):
+        assert max(each.size) <= 640
+    if thorough and max(height, width) < 1280:
+        finest = max(each.factor for each in passes_for(height, width, thorough=True))
+        covered = np.zeros((height, width), bool)
+        for each in passes_for(height, width, thorough=True, largest=640):
+            if each.factor >= 0.95 * finest:
+                covered[each.top : each.bottom, each.left : each.right] = True
+        assert covered.all()
 
 
 @settings(max_examples=200, deadline=None)
@@ -149,12 +208,14 @@ def heads_of(height: int, width: int) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("score", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["cls_8", "obj_16", "bbox_32", "kps_8"])
-def test_a_number_that_is_none_is_an_error_and_no_empty_frame(name: str) -> None:
+def test_a_number_that_is_none_is_an_error_and_no_empty_frame(name: str, score: float, value: float) -> None:
     heads = heads_of(64, 96)
     stride = int(name.split("_")[1])
-    heads[f"cls_{stride}"][:] = heads[f"obj_{stride}"][:] = 0.9
-    heads[name][0, 1, 0] = np.nan
+    heads[f"cls_{stride}"][:] = heads[f"obj_{stride}"][:] = score
+    heads[name][0, 1, 0] = value
     with pytest.raises(GenedgeError, match="a number that is none"):
         decode(heads, 64, 96, 0.25)
 
@@ -166,6 +227,45 @@ def test_heads_of_another_shape_are_an_error() -> None:
         decode(heads, 64, 96, 0.25)
 
 
+def test_heads_of_another_shape_name_the_file() -> None:
+    class Other:
+        largest = None
+
+        def run(self, pictures):
+            return [dict.fromkeys(NAMES, np.zeros((1, 3, 1), np.float32)) for _ in pictures]
+
+        def close(self) -> None:
+            pass
+
+    file = DetectorFile(Path("other.onnx"), "other", "0" * 64, "other", b"", False)
+    with pytest.raises(GenedgeError, match=r"other\.onnx: .*cls_8"):
+        MultiScaleDetector(file, Other(), "openvino", 0.25).detect(np.zeros((64, 64, 3), np.uint8))
+
+
+def test_a_request_that_fails_leaves_none_under_way(yunet, monkeypatch) -> None:
+    """The engine knows only the addresses of its pictures, which the error would free."""
+    engine, waited = yunet._engine, []
+
+    class Request:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def set_input_tensor(self, tensor) -> None:
+            pass
+
+        def start_async(self) -> None:
+            if self.number == 2:
+                raise RuntimeError("no memory")
+
+        def wait(self) -> None:
+            waited.append(self.number)
+
+    monkeypatch.setattr(engine, "_request", lambda shape, number: Request(number))
+    with pytest.raises(GenedgeError, match="no memory"):
+        engine.run([np.zeros((1, 32, 32, 3), np.uint8)] * 3)
+    assert waited == [0, 1]
+
+
 def test_each_face_is_given_once_best_first() -> None:
     def row(x, y, size, score):
         return [x, y, size, size, *[0.0] * 10, score]
@@ -175,7 +275,7 @@ def test_each_face_is_given_once_best_first() -> None:
     assert len(merged(np.zeros((0, 15), np.float32))) == 0
 
 
-@pytest.mark.parametrize("size", [(360, 640), (1080, 1920), (2000, 300), (48, 64)])
+@pytest.mark.parametrize("size", [(360, 640), (1080, 1920), (2000, 300), (48, 64), (24, 3840), (12, 12), (24, 640)])
 def test_the_test_face_is_found_by_a_detector_that_works_and_by_no_other(yunet, size) -> None:
     assert bank_canary().check(yunet, *size)
 
@@ -184,6 +284,11 @@ def test_the_test_face_is_found_by_a_detector_that_works_and_by_no_other(yunet, 
             return []
 
     assert not bank_canary().check(Blind(), *size)
+
+
+@pytest.mark.parametrize("side", [1, 4, 8])
+def test_in_a_frame_too_small_for_a_face_the_test_face_is_missed(yunet, side: int) -> None:
+    assert not bank_canary().check(yunet, side, side)
 
 
 @pytest.mark.parametrize("bad", [b"", b"no model", b"\x08\x07" * 40])

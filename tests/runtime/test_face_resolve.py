@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +25,7 @@ class Server:
     """Gives ``body`` with ``status``; ``announce`` bytes are promised."""
 
     def __init__(self) -> None:
-        self.body, self.status, self.announce, self.asked = DATA, 200, None, 0
+        self.body, self.status, self.announce, self.asked, self.pause = DATA, 200, None, 0, 0.0
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -32,6 +35,10 @@ class Server:
                 self.send_header("Content-Length", str(outer.announce or len(outer.body)))
                 self.end_headers()
                 self.wfile.write(outer.body)
+                with contextlib.suppress(OSError):
+                    for _ in range(100 if outer.pause else 0):
+                        time.sleep(outer.pause)
+                        self.wfile.write(b"x")
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -86,6 +93,44 @@ def test_what_does_not_come_whole_is_not_kept(server: Server, what: str, capsys)
     assert published(server.file) is None
     assert not list(resolve.cache_folder().glob("*")) if resolve.cache_folder().exists() else True
     assert "own detector" in capsys.readouterr().err
+
+
+def test_a_server_that_speaks_no_http_is_a_failure_as_others(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(resolve.OFFLINE, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"good morning\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = listener.getsockname()[1]
+        assert published(Published(f"http://127.0.0.1:{port}/face.onnx", "0" * 64, "face")) is None
+    assert "cannot be fetched" in capsys.readouterr().err
+
+
+def test_a_server_that_drips_is_given_up(server: Server, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(resolve, "WHOLE", 0.3)
+    server.announce, server.pause = 1000 * len(DATA), 0.05
+    started = time.monotonic()
+    assert published(server.file) is None
+    assert time.monotonic() - started < 2
+    assert "cannot be fetched" in capsys.readouterr().err
+
+
+def test_more_than_a_detector_has_is_not_read(server: Server, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(resolve, "MOST_BYTES", len(DATA) - 1)
+    assert published(server.file) is None
+    assert "own detector" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_offline_is_off_where_it_says_so(server: Server, monkeypatch, value: str) -> None:
+    monkeypatch.setenv(resolve.OFFLINE, value)
+    assert published(server.file)
 
 
 def test_offline_nobody_is_asked(server: Server, monkeypatch) -> None:
