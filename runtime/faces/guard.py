@@ -25,13 +25,12 @@ that are within 4 % of where it is
 * between sights, at least two before: k <= L, even motion up to 1 w a frame, or 0.1 w a frame that changes by up to
   0.03 w each frame; with only one sight before: up to 0.4 w a frame, for k <= 3 up to 1 w;
 * after the last of three sights or more: k within ``hold`` of 0.8 s at 25 frames a second, even motion up to 0.4 w a
-  frame, for k <= 12 up to 1 w; after the second of two, up to 0.1 w for k <= 10; also without
-  look-ahead;
+  frame, for k <= 12 up to 1 w; after the second of two, up to 0.1 w for k <= 10; also without look-ahead;
 * before the first of two sights or more: k < L, even motion up to 1 w a frame;
 * before or after a single sight: what moves up to 0.05 w a frame, and whatever its picture is found again in.
 
-With low scores only, the first and third hold up to 0.1 w a frame (with two sights), the second up to 0.1 w for
-k <= L, the last for k <= L / 2.
+With low scores only, and k < L: between sights, two before, and after the last of three, up to 0.1 w a frame; before
+the first of three, up to 0.05 w; around a single one for k <= L / 2.
 """
 
 from __future__ import annotations
@@ -591,7 +590,7 @@ def _off(motion: Motion, box: Box, steps: int) -> float:
     size = size_of(box)
     if not motion.known:
         return UNKNOWN_SPEED * size * min(steps, OFF_FRAMES)
-    noise = JITTER * size * max(STEADY_GAIN, 1 / motion.known)
+    noise = JITTER * size * max(STEADY_GAIN, 2 / motion.known)  # both ends of the way may be off
     return motion.off * min(steps, OFF_FRAMES) + noise * min(steps, TRAVEL)
 
 
