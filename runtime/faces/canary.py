@@ -26,7 +26,7 @@ class Canary:
         as the frames of that size.
 
         The face must be seen, so nothing is released of frames that are too small for one: YuNet sees it from 12x12
-        pixels on and the own detector from 14x14 (measured), and both in a strip of 24 or more that is 640 to 3840 long.
+        pixels on and the own detector from 14x14 (measured), and both in strips of 24 pixels or more, 640 to 3840 long.
         """
         if (height, width) not in self._frames:
             self._frames = {(height, width): self._frame(height, width)}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from runtime.errors import GenedgeError
 from runtime.faces.canary import bank_canary
 from runtime.faces.detect import NAMES, MultiScaleDetector, Pass, decode, merged, open_detector, passes_for
-from runtime.faces.resolve import DetectorFile
+from runtime.faces.resolve import OWN, DetectorFile
 from runtime.faces.types import Box
 
 YUNET = "weights/yunet/yunet_n_640_640.onnx"
@@ -284,6 +284,18 @@ def test_the_test_face_is_found_by_a_detector_that_works_and_by_no_other(yunet, 
             return []
 
     assert not bank_canary().check(Blind(), *size)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_the_own_model_is_taken_as_a_bundle_and_as_a_file(backend: str, portraits) -> None:
+    """Its input is frames, not planes of floats, which a file without a manifest must say itself."""
+    places = OWN, next(OWN.glob("*.onnx"))
+    bundle, file = (open_detector(str(place), backend=backend, precision="fp32", threads=1) for place in places)
+    image, box = portraits[0]
+    hits = file.detect(image)
+    assert share(hits[0].box, box) > 0.5
+    assert [hit.box for hit in hits] == [hit.box for hit in bundle.detect(image)]
+    assert all(bank_canary().check(file, *size) for size in ((14, 14), (360, 640), (24, 640), (1080, 1920)))
 
 
 @pytest.mark.parametrize("side", [1, 4, 8])
