@@ -201,13 +201,18 @@ def _head(heads: Heads, name: str, cells: int, numbers: int, who: str) -> NDArra
 
 
 def merged(rows: Rows) -> Rows:
-    """Each face once, the best of those that overlap, best first."""
-    rows = rows[np.argsort(-rows[:, 14], kind="stable")][: 4 * MOST]
+    """Each face once, the best of those that overlap, best first.
+
+    Raises :class:`GenedgeError` for more than MOST faces: to leave some out would be to leave them open.
+    """
+    rows = rows[np.argsort(-rows[:, 14], kind="stable")]
     x, y, right, bottom = rows[:, 0], rows[:, 1], rows[:, 0] + rows[:, 2], rows[:, 1] + rows[:, 3]
     areas = np.maximum(1e-6, rows[:, 2] * rows[:, 3])
     kept: list[int] = []
     left = np.arange(len(rows))  # those that no better one has taken yet
-    while len(left) and len(kept) < MOST:
+    while len(left):
+        if len(kept) == MOST:
+            raise GenedgeError(f"the face detector found more than {MOST} faces")
         best, left = left[0], left[1:]
         kept.append(int(best))
         across = np.minimum(right[best], right[left]) - np.maximum(x[best], x[left])

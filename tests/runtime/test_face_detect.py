@@ -275,6 +275,14 @@ def test_each_face_is_given_once_best_first() -> None:
     assert len(merged(np.zeros((0, 15), np.float32))) == 0
 
 
+def test_more_faces_than_can_be_followed_are_an_error_and_none_is_left_out() -> None:
+    rows = np.zeros((501, 15), np.float32)
+    rows[:, 0], rows[:, 2:4], rows[:, 14] = 20 * np.arange(501), 10, 0.5
+    assert len(merged(rows[:500])) == 500
+    with pytest.raises(GenedgeError, match="more than 500 faces"):
+        merged(rows)
+
+
 @pytest.mark.parametrize("size", [(360, 640), (1080, 1920), (2000, 300), (48, 64), (24, 3840), (12, 12), (24, 640)])
 def test_the_test_face_is_found_by_a_detector_that_works_and_by_no_other(yunet, size) -> None:
     assert bank_canary().check(yunet, *size)
