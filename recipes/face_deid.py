@@ -10,8 +10,8 @@ The net learns to rebuild a portrait from its thumbnail, its landmarks and 16 nu
 not: the principal components of the remaining detail, whitened and turned by a Hadamard matrix, so that each number
 counts as much as another, and a random code of -1 and 1 is as far from the mean as the numbers of a real face. Once
 trained it gets random bits instead of those numbers, and draws the detail of a face that is not there. In the second
-half of the run faces with random bits have to look real (PatchGAN, hinge), keep the thumbnail, be another person than
-the one replaced for an embedder, and be the same one in two pictures of a person.
+half of the run faces with random bits have to look real (PatchGAN, hinge) and keep the thumbnail; for an embedder they
+have to be another person than the one replaced, the same one in two pictures of a person, and others with other bits.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Settings:
     adversarial: float = 0.15
     away: float = 2.0
     same: float = 1.0
+    apart: float = 1.5
     limit: float = 0.05
+    limit_apart: float = 0.15
     bfloat16: bool = True
 
 
@@ -288,7 +290,10 @@ class Run:
         torch.manual_seed(settings.seed)
         self.crops = load_crops(assets, out / "crops.npz")
         self.apart = held_out(len(self.crops.files))
-        self.numbers = detail_numbers(self.crops, ~self.apart)
+        numbers = out / "numbers.npy"
+        if not numbers.is_file():
+            np.save(numbers, detail_numbers(self.crops, ~self.apart))
+        self.numbers = np.load(numbers)
         self.sampler = Sampler(self.crops, self.numbers, np.flatnonzero(~self.apart), settings.seed)
         self.vgg, self.embedder = Vgg(assets).to(self.device), FaceEmbedder(assets).to(self.device)
         self.known = self._references(assets)
@@ -347,8 +352,11 @@ class Run:
     def invented(self, batch: Batch, share: float) -> tuple[Tensor, dict[str, float]]:
         """Loss of pairs of pictures with a random code for each pair; ``share`` is 0 to 1, how much it counts."""
         s = self.settings
-        codes = torch.randint(0, 2, (len(batch.people) // 2, BITS), generator=self.chance).float() * 2 - 1
-        result = self._forward(batch, codes.repeat_interleave(2, 0))
+        alike = self.step % 4 < 2  # else the two pictures of a person have codes of their own
+        codes = torch.randint(0, 2, (len(batch.people), BITS), generator=self.chance).float() * 2 - 1
+        if alike:
+            codes[1::2] = codes[::2]
+        result = self._forward(batch, codes)
         low = functional.avg_pool2d(result[self.inside], (10, 6)) - functional.avg_pool2d(
             seen_of(batch.frame.to(self.device))[0][self.inside], (10, 6)
         )
@@ -371,8 +379,13 @@ class Run:
             vectors = self.embedder(shaken(recognised_part(shown), self.chance))
             likeness = (vectors * self.known[torch.from_numpy(batch.people)]).sum(1)
             together = (vectors[::2] * vectors[1::2]).sum(1)
-            loss = loss + share * (s.away * functional.relu(likeness - s.limit).mean() + s.same * (1 - together).mean())
-            parts |= {"likeness": float(likeness.detach().mean()), "together": float(together.detach().mean())}
+            pairs = (1 - together) if alike else functional.relu(together - s.limit_apart)
+            weight = s.same if alike else s.apart
+            loss = loss + share * (s.away * functional.relu(likeness - s.limit).mean() + weight * pairs.mean())
+            parts |= {
+                "likeness": float(likeness.detach().mean()),
+                "together" if alike else "apart": float(together.detach().mean()),
+            }
         return loss, parts
 
     def train(self, minutes: float, every: int) -> None:
@@ -380,7 +393,7 @@ class Run:
         started, budget = time.monotonic() - self.seconds, minutes * 60
         log = self.out / "log.csv"
         if not log.exists():
-            log.write_text("step,seconds,rebuilding,held_out,likeness,together,critic,samples_per_second\n")
+            log.write_text("step,seconds,rebuilding,held_out,likeness,together,apart,critic,samples_per_second\n")
         sums: dict[str, list[float]] = {}
         marked, marked_step = time.monotonic(), self.step
         while (progress := (time.monotonic() - started) / budget) < 1:
@@ -411,7 +424,8 @@ class Run:
                 self.seconds = time.monotonic() - started
                 means = {name: float(np.mean(values)) for name, values in sums.items()}
                 speed = (self.step - marked_step) * s.batch / (time.monotonic() - marked)
-                columns = [f"{means[name]:.4f}" if name in means else "" for name in ("likeness", "together", "critic")]
+                shown = ("likeness", "together", "apart", "critic")
+                columns = [f"{means[name]:.4f}" if name in means else "" for name in shown]
                 line = f"{self.step},{self.seconds:.0f},{means['rebuilding']:.4f},{self.held_out_error():.4f},"
                 line += f"{','.join(columns)},{speed:.1f}"
                 with log.open("a") as file:
@@ -431,7 +445,7 @@ class Run:
             frame.to(self.device), landmarks.to(self.device), torch.from_numpy(self.numbers[people, 0]).to(self.device)
         )
         error = (made.cpu() - to_planes(self.crops.plain[people, 0])).abs()[self.inside] * self.hull[self.inside].cpu()
-        return float(255 * error.sum() / (3 * count * self.hull.sum().cpu()))
+        return float(255 * error.sum() / (3 * len(people) * self.hull.sum().cpu()))
 
     def save(self) -> None:
         names = ("net", "average", "critic", "optimizer", "critic_optimizer")
@@ -468,6 +482,15 @@ def sanitised(
     return to_planes(np.stack(frames)), torch.from_numpy(crops.landmarks[people, view])
 
 
+def write_crops(crops: Crops, folder: Path, count: int = 64) -> None:
+    """Sanitised crops of ``count`` training people as PNG, to calibrate INT8 with: those of whole portraits cannot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    people = np.flatnonzero(~held_out(len(crops.files)))[:count]
+    frames, _ = sanitised(crops, people, filled=True)
+    for person, frame in zip(people, (frames * 255).round().byte().permute(0, 2, 3, 1).numpy()[..., ::-1], strict=True):
+        cv2.imwrite(str(folder / f"{Path(crops.files[person]).stem}.png"), frame)
+
+
 def random_codes(count: int, seed: int = 0) -> Tensor:
     """(count, 16) of -1 and 1."""
     return torch.randint(0, 2, (count, BITS), generator=torch.Generator().manual_seed(seed)).float() * 2 - 1
@@ -491,7 +514,7 @@ def sheet(
     people = np.flatnonzero(apart)[:count]
     rows = []
     columns = [drawn_faces(net, crops, people, torch.from_numpy(numbers[people, 0]))]
-    columns += [drawn_faces(net, crops, people, code.expand(count, -1)) for code in random_codes(6, 3)]
+    columns += [drawn_faces(net, crops, people, code.expand(len(people), -1)) for code in random_codes(6, 3)]
     for index, person in enumerate(people):
         seen = sanitised(crops, people[index : index + 1], filled=True)[0]
         thumbnail = (seen[0] * 255).round().byte().permute(1, 2, 0).numpy()[..., ::-1]
@@ -507,7 +530,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--crops", type=Path, metavar="FOLDER", help="only write sanitised crops for calibration there")
     options = parser.parse_args(arguments)
+    if options.crops:
+        write_crops(load_crops(assets_folder(), options.out / "crops.npz"), options.crops)
+        return 0
     torch.set_num_threads(options.threads)
     run = Run(assets_folder(), options.out, Settings(), options.device)
     run.train(options.minutes, options.every)
