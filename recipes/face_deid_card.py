@@ -143,8 +143,8 @@ thumbnail and landmarks say of a person it does pass on.
 - File: `face-deid.safetensors`, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`
 - Licence of the weights: Apache-2.0
 - Made with: `python -m recipes.face_deid --out runs/face-deid --minutes 33`, {settings["step"]:,} steps of
-  {settings["batch"]} in {settings["seconds"] / 60:.0f} minutes on one thread of a busy {settings["device"].upper()}; the
-  loss that keeps codes apart was added after the first 11 minutes, before the part in which it counts
+  {settings["batch"]} in {settings["seconds"] / 60:.0f} minutes on one thread of a busy {settings["device"].upper()};
+  the loss that keeps codes apart was added after the first 11 minutes, before the part in which it counts
 - Measured with: `python -m recipes.face_deid_evaluation bundles/face-deid --run runs/face-deid --out FILE`
 
 ## Training material

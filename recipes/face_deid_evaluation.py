@@ -3,10 +3,10 @@
     python -m recipes.face_deid_evaluation bundles/face-deid --run runs/face-deid --out runs/face-deid/figures.json
 
 Faces are covered by the method ``generator`` as the product does it: region, filled surroundings, thumbnail, bundle.
-Two recognisers judge. MobileFaceNet also took part in the training, so what it says of the generator is flattering. The
-ResNet of dlib (King, 2017; packages ``dlib-bin`` and ``face_recognition_models``) did not; ``--judge mobilefacenet``
-does without it. The file ``--out`` is completed where it is there. Thresholds are those at which one in a thousand pairs
-of two different people in LFW passes.
+Two recognisers judge. MobileFaceNet also took part in the training, so what it says of the generator is flattering.
+The ResNet of dlib (King, 2017; packages ``dlib-bin`` and ``face_recognition_models``) did not; without it, say ``--judge
+mobilefacenet``. The file ``--out`` is completed where it is there. Thresholds are those at which one in a thousand
+pairs of two different people in LFW passes.
 """
 
 from __future__ import annotations

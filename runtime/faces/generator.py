@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import cv2
 import numpy as np
 
 from runtime.codes import Code
@@ -21,6 +22,11 @@ SMOOTHING = 0.25
 
 TRACKS = 64
 """Tracks whose thumbnails are remembered: those that were drawn last."""
+
+
+COLOURLESS, COLOURED = 3.0, 9.0
+"""Difference of the largest and the smallest channel of a thumbnail, in grey levels, up to which the face is drawn grey,
+and from which it is drawn in full colour: the noise is coloured, and black and white pictures are not."""
 
 
 class GeneratorPainter:
@@ -59,7 +65,8 @@ class GeneratorPainter:
         on = keys.bits(cover.track, self._bits.size) > 0.5
         passcode = np.where(on, np.float32(self._bits.high), np.float32(self._bits.low)).astype(np.float32)
         self._session.set_codes({"landmarks": face.landmarks, "passcode": passcode})
-        sanitise.put_back(self._session.infer(face.frame[None])[0], face.matrix, target)
+        drawn = coloured_as(self._session.infer(face.frame[None])[0], thumbnail)
+        sanitise.put_back(drawn, face.matrix, target)
 
     def _smoothed(self, track: int, thumbnail: sanitise.Thumbnail) -> sanitise.Thumbnail:
         before = self._thumbnails.pop(track, None)
@@ -72,6 +79,16 @@ class GeneratorPainter:
 
     def close(self) -> None:
         self._session.close()
+
+
+def coloured_as(face: Frame, thumbnail: sanitise.Thumbnail) -> Frame:
+    """``face`` with less colour, or none, where ``thumbnail`` has next to none."""
+    spread = float((thumbnail.max(2) - thumbnail.min(2)).mean())
+    share = float(np.clip((spread - COLOURLESS) / (COLOURED - COLOURLESS), 0, 1))
+    if share == 1:
+        return face
+    grey = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return cv2.addWeighted(face, share, grey, 1 - share, 0).astype(np.uint8, copy=False)
 
 
 def bits_of(session: Session) -> Code:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtime.codes import Code
 from runtime.errors import GenedgeError
 from runtime.faces import sanitise
-from runtime.faces.generator import SEEDS, GeneratorPainter
+from runtime.faces.generator import SEEDS, GeneratorPainter, coloured_as
 from runtime.faces.sanitise import CELLS, ERASED, SIDE, TEMPLATE, FaceSanitiser
 from runtime.faces.types import Box, Cover, Landmarks
 from runtime.frames import Frame, Frames
@@ -241,6 +241,15 @@ def test_a_track_keeps_noise_and_bits_and_its_thumbnail_follows_slowly(photo: Fr
     assert 0.1 < drop < 0.5  # a quarter of the step; the face is brighter than the photo
     assert np.abs(first[0] - other[0]).mean() > 2  # other noise
     assert (first[1] != other[1]).any()
+
+
+@pytest.mark.parametrize(("chroma", "left"), [(0, 0.0), (6, 0.5), (40, 1.0)])
+def test_a_face_is_drawn_with_as_much_colour_as_there_is(photo: Frame, chroma: int, left: float) -> None:
+    thumbnail = np.full((CELLS, CELLS, 3), 100, np.float32)
+    thumbnail[..., 2] += chroma
+    face = crop_of(photo[60:, 130:])
+    spread = np.ptp(coloured_as(face, thumbnail).astype(float), axis=2).mean()
+    assert spread == pytest.approx(left * np.ptp(face.astype(float), axis=2).mean(), abs=0.6)
 
 
 def test_what_is_not_meant_for_faces_is_refused(photo: Frame) -> None:
