@@ -4,9 +4,9 @@
 
 Faces are covered by the method ``generator`` as the product does it: region, filled surroundings, thumbnail, bundle.
 Two recognisers judge. MobileFaceNet also took part in the training, so what it says of the generator is flattering.
-The ResNet of dlib (King, 2017; packages ``dlib-bin`` and ``face_recognition_models``) did not; without it, say ``--judge
-mobilefacenet``. The file ``--out`` is completed where it is there. Thresholds are those at which one in a thousand
-pairs of two different people in LFW passes.
+The ResNet of dlib (King, 2017; packages ``dlib-bin`` and ``face_recognition_models``) did not; without these packages
+say ``--judge mobilefacenet``. The file ``--out`` is completed where it is there. Thresholds are those at which one in a
+thousand pairs of two different people in LFW passes.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ TRACKS = 64
 
 
 COLOURLESS, COLOURED = 3.0, 9.0
-"""Difference of the largest and the smallest channel of a thumbnail, in grey levels, up to which the face is drawn grey,
-and from which it is drawn in full colour: the noise is coloured, and black and white pictures are not."""
+"""Mean difference of the largest and the smallest channel of a thumbnail, in grey levels, up to which the face is drawn
+grey, and from which it is drawn in full colour: the noise is coloured, and black and white pictures are not."""
 
 
 class GeneratorPainter:
