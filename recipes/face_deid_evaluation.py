@@ -273,7 +273,7 @@ def use(material: Material, versions: dict[str, tuple[list[Covered], list[Covere
                 "of": found.again.count,
                 "landmark error": found.error,
                 "found by face-detector": found_by(own, covered),
-                "fell back": sum(item.applied.method != "generator" for item in covered),
+                "fell back": sum(item.applied.method != name for item in covered),
             }
     own.close()
     return result
