@@ -15,6 +15,7 @@ import onnx
 import torch
 from nets_bicyclegan import PUBLISHED_BICYCLEGAN
 from nets_edsr import PUBLISHED_EDSR
+from nets_face_deid import PUBLISHED_FACE_DEID
 from nets_face_identity import PUBLISHED_FACE_IDENTITY
 from nets_frvsr import PUBLISHED_FRVSR
 from nets_luma import PUBLISHED_LUMA
@@ -491,6 +492,7 @@ PUBLISHED = (
     ),
     *PUBLISHED_STARGAN,
     *PUBLISHED_BICYCLEGAN,
+    *PUBLISHED_FACE_DEID,
     *PUBLISHED_FACE_IDENTITY,
     *PUBLISHED_PIX2PIX,
     *PUBLISHED_LUMA,

@@ -14,6 +14,7 @@ from export.generators.compact import COMPACT
 from export.generators.cyclegan import CYCLEGAN
 from export.generators.edsr import EDSR
 from export.generators.espcn import ESPCN
+from export.generators.face_deid import FACE_DEID
 from export.generators.face_identity import FACE_IDENTITY
 from export.generators.fast_style import FAST_STYLE
 from export.generators.frvsr import FRVSR
@@ -43,6 +44,7 @@ GENERATORS: tuple[Generator, ...] = (
     MOBILE_RRN,
     STARGAN,
     BICYCLEGAN,
+    FACE_DEID,
     FACE_IDENTITY,
     PIX2PIX,
     FSRCNN,
