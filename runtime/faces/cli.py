@@ -15,11 +15,12 @@ from runtime.report import write_json
 
 if TYPE_CHECKING:
     from runtime.faces.deid import DeidentifiedSource
+    from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
     from runtime.video.sink import Sink
 
-METHODS = ("average", "solid", "mosaic", "blur")
+METHODS = ("average", "generator", "solid", "mosaic", "blur")
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
 
 
@@ -45,6 +46,9 @@ def add_deid_parser(verbs: Any, engine_options: Any, json_option: Any) -> None:
         default=[],
         metavar="BUNDLE",
         help="run the covered frames through this bundle too, such as a super-resolution; several are stages in order",
+    )
+    parser.add_argument(
+        "--generator", default="face-deid", metavar="BUNDLE", help="of --method generator (default: face-deid)"
     )
     parser.add_argument("--passcode-file", type=Path, metavar="FILE", help="passcode that chooses the faces")
     parser.add_argument(
@@ -156,7 +160,8 @@ def deid(options: argparse.Namespace) -> int:
             if passcode is None
             else RecordingKeys.from_passcode(passcode, salt_of(recording), recording)
         )
-        method = make_method(options.method, keys=keys)
+        painter = _painter(options) if options.method == "generator" else None
+        method = make_method(options.method, keys=keys, painter=painter)
         stack.callback(method.close)
         vault = None
         if options.vault and passcode is not None:
@@ -229,6 +234,22 @@ def _check_beside(options: argparse.Namespace) -> None:
         places[name] = place
     if options.vault and options.vault.exists() and not options.overwrite:
         raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
+
+
+def _painter(options: argparse.Namespace) -> Painter:
+    """Draws faces with the bundle ``--generator``; the method closes it."""
+    from runtime.bundle import open_bundle
+    from runtime.faces.generator import GeneratorPainter
+    from runtime.sessions import choose, open_session
+
+    bundle = open_bundle(options.generator)
+    choice = choose(bundle, options.backend, options.precision)
+    session = open_session(bundle, choice, threads=options.threads)
+    try:
+        return GeneratorPainter(session)
+    except BaseException:
+        session.close()
+        raise
 
 
 def _no_core_dumps() -> None:

@@ -189,6 +189,7 @@ def test_the_review_page_shows_the_output_only(clip: Path, tmp_path: Path) -> No
         (("-i", "{clip}", "-o", "{tmp}/d.mp4", "--review", "{tmp}/no/r.html"), "does not exist"),
         (("-i", "{clip}", "-o", "{tmp}/d.mp4", "--passcode-file", "{tmp}/none.txt"), "none.txt"),
         (("-i", "{clip}", "-o", "{tmp}/d.mp4", "-b", "nothing-here"), "nothing-here"),
+        (("-i", "{clip}", "-o", "{tmp}/d.mp4", "--method", "generator", "--generator", "no-such"), "no-such"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_leaves_nothing(clip, tmp_path, arguments, words, capsys) -> None:
