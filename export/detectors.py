@@ -19,10 +19,7 @@ from export.bundle import write_manifest
 from export.onnx_graph import canonical, quiet
 from runtime.errors import NotMetError
 from runtime.frames import Frame, SizeRule
-from runtime.manifest import Artifact, Geometry, Manifest, Port, Weights
-
-STRIDES = (8, 16, 32)
-HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}  # name -> numbers of each cell
+from runtime.manifest import HEADS, STRIDES, Artifact, Geometry, Manifest, Port, Weights
 
 
 def _block(before: int, after: int, stride: int = 1, groups: int = 1, kernel: int = 3) -> nn.Sequential:

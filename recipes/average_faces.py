@@ -15,7 +15,6 @@ models, Cootes et al., 2001). The flow is DIS (Kroeger et al., Fast optical flow
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipes.assets import assets_folder
+from recipes.portraits import portrait_rows
 from runtime.faces.align import similarity
 
 Image = NDArray[np.uint8]
@@ -62,21 +62,17 @@ class Portraits:
 def read_portraits(folder: Path) -> Portraits:
     """All portraits of ``folder`` that look at the camera and are in colour, brought to :data:`TEMPLATE`."""
     names, images = [], []
-    with (folder / "faces.csv").open(newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row["file"])
-    for row in rows:
-        points = np.array(
-            [[float(row[f"{name}_{axis}"]) for axis in "xy"] for name in ("re", "le", "nose", "rm", "lm")]
-        )
+    for row in sorted(portrait_rows(folder), key=lambda row: row.file):
+        points = row.landmarks
         eyes, middle = points[1] - points[0], (points[0] + points[1]) / 2
         aside = float((points[2] - middle) @ eyes / (eyes @ eyes))
-        if abs(aside) > TURNED or float(row["mean_abs_b_minus_r"]) < GREY or row["n_faces"] != "1":
+        if abs(aside) > TURNED or row.colour < GREY or row.faces != 1:
             continue
-        image = cv2.imread(str(folder / "450x550" / row["file"]))
+        image = cv2.imread(str(row.path))
         matrix = similarity(points, TEMPLATE)
         small = cv2.warpAffine(image, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
         images.append(balanced(small))
-        names.append(row["file"])
+        names.append(row.file)
     return Portraits(tuple(names), np.stack(images).astype(np.uint8))
 
 

@@ -17,7 +17,6 @@ have to be another person than the one replaced, the same one in two pictures of
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -36,16 +35,15 @@ from torch.nn import functional
 from export.generators.face_deid import FaceDeidNet, FaceDeidShape, seen_of
 from recipes.assets import assets_folder
 from recipes.face_losses import Discriminator, FaceEmbedder, Vgg, recognised_part, shaken
+from recipes.portraits import portrait_rows
 from runtime.faces import blend, sanitise
-from runtime.faces.types import Box
+from runtime.faces.types import MIRRORED, Box
 
 CHECKPOINT = "checkpoint.pt"
 NAME = "face-deid"
 VIEWS = 3  # of each portrait, with its landmarks moved as a detector's are
 BITS = 16
 REACH = 2.0  # of the numbers that stand for bits in training
-MIRRORED = [1, 0, 2, 4, 3]  # landmarks of a picture seen in a mirror
-NAMES = ("re", "le", "nose", "rm", "lm")
 
 Image = NDArray[np.uint8]
 
@@ -89,14 +87,8 @@ class Portrait:
 
 
 def read_portraits(assets: Path) -> list[Portrait]:
-    folder = assets / "faces" / "congress_pd"
-    found = []
-    with (folder / "faces.csv").open(newline="") as file:
-        for row in sorted(csv.DictReader(file), key=lambda row: row["file"]):
-            points = np.array([[float(row[f"{name}_{axis}"]) for axis in "xy"] for name in NAMES], np.float32)
-            box = Box(*(float(row[key]) for key in ("x", "y", "bw", "bh")))
-            found.append(Portrait(row["file"], cv2.imread(str(folder / "450x550" / row["file"])), box, points))
-    return found
+    rows = sorted(portrait_rows(assets / "faces" / "congress_pd"), key=lambda row: row.file)
+    return [Portrait(row.file, cv2.imread(str(row.path)), row.box, row.landmarks.astype(np.float32)) for row in rows]
 
 
 def held_out(count: int, seed: int = 2026) -> NDArray[np.bool_]:

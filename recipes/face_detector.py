@@ -37,6 +37,9 @@ from torch.nn import functional
 from export.detectors import STRIDES, FaceNet
 from recipes.assets import assets_folder
 from recipes.evaluation import Frame, read_image
+from recipes.portraits import portrait_rows
+from recipes.training import add_settings, settings_of
+from runtime.faces.types import MIRRORED, Box
 
 CHECKPOINT = "checkpoint.pt"
 TRAINING_CLIPS = ("asl_book.mkv", "asl_student.mkv")
@@ -60,7 +63,7 @@ class Settings:
 class Label(NamedTuple):
     """A face of a scene: left, top, width, height and five landmarks in pixels. ``open``: neither face nor none."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     landmarks: NDArray[np.float32]
     open: bool
 
@@ -93,30 +96,18 @@ class Teacher:
 
 
 def labels_of(found: NDArray[np.float32]) -> list[Label]:
-    return [
-        Label(tuple(map(float, row[:4])), row[4:14].reshape(5, 2).copy(), bool(row[14] < SURE))  # type: ignore[arg-type]
-        for row in found
-    ]
+    return [Label(Box(*map(float, row[:4])), row[4:14].reshape(5, 2).copy(), bool(row[14] < SURE)) for row in found]
 
 
 class Portrait(NamedTuple):
     image: Frame
-    box: tuple[float, float, float, float]
+    box: Box
     landmarks: NDArray[np.float32]
 
 
 def portraits_of(assets: Path) -> list[Portrait]:
-    folder = assets / "faces" / "congress_pd"
-    result = []
-    with (folder / "faces.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["n_faces"] != "1":
-                continue
-            points = [float(row[f"{name}_{axis}"]) for name in ("re", "le", "nose", "rm", "lm") for axis in "xy"]
-            box = (float(row["x"]), float(row["y"]), float(row["bw"]), float(row["bh"]))
-            image = read_image(folder / "450x550" / row["file"])
-            result.append(Portrait(image, box, np.asarray(points, np.float32).reshape(5, 2)))
-    return result
+    rows = portrait_rows(assets / "faces" / "congress_pd")
+    return [Portrait(read_image(row.path), row.box, row.landmarks.astype(np.float32)) for row in rows if row.faces == 1]
 
 
 class SceneMaker:
@@ -147,7 +138,7 @@ class SceneMaker:
                     pasted.append(label)
         image = self.degraded(image)
         found = labels_of(self.teacher(image))
-        real = [label for label in found if all(overlap(label.box, other.box) < 0.3 for other in pasted)]
+        real = [label for label in found if all(label.box.iou(other.box) < 0.3 for other in pasted)]
         return Scene(image, (*pasted, *real))
 
     def piece(self, photo: Frame) -> Frame:
@@ -175,12 +166,11 @@ class SceneMaker:
         center = np.array([x + width / 2, y + height / 2])
         target = np.array([draw.uniform(-0.02, 1.02) * SIDE, draw.uniform(0.0, 1.0) * SIDE])
         matrix = np.column_stack([linear, target - linear @ center]).astype(np.float32)
-        corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]) @ linear.T + matrix[:, 2]
-        # the box of the turned face: an ellipse, so smaller than that of its corners
+        # the box of the turned face: an ellipse, so smaller than that of the turned box
         half_w = math.hypot(linear[0, 0] * width, linear[0, 1] * height) / 2
         half_h = math.hypot(linear[1, 0] * width, linear[1, 1] * height) / 2
-        box = (float(target[0] - half_w), float(target[1] - half_h), 2 * half_w, 2 * half_h)
-        if any(overlap(box, other.box) > 0.02 for other in others) or corners.size == 0:
+        box = Box(float(target[0] - half_w), float(target[1] - half_h), 2 * half_w, 2 * half_h)
+        if any(box.iou(other.box) > 0.02 for other in others):
             return None
         source = portrait.image
         mask = np.zeros(source.shape[:2], np.uint8)
@@ -197,7 +187,7 @@ class SceneMaker:
             source, mask = source[:, ::-1], mask[:, ::-1]
             mirror = np.array([[-1, 0, source.shape[1] - 1], [0, 1, 0], [0, 0, 1]], np.float32)
             matrix = np.column_stack([linear, target - linear @ (mirror[:2, :2] @ center + mirror[:2, 2])])
-            points = (portrait.landmarks @ mirror[:2, :2].T + mirror[:2, 2])[[1, 0, 2, 4, 3]]
+            points = (portrait.landmarks @ mirror[:2, :2].T + mirror[:2, 2])[MIRRORED]
         else:
             points = portrait.landmarks
         landmarks = (points @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
@@ -215,12 +205,12 @@ class SceneMaker:
                 shift = image[region].mean(axis=0) - toned[region].mean(axis=0)
                 toned = np.clip(toned + draw.uniform(0.2, 0.7) * shift, 0, 255)
         image[:] = np.clip(alpha * toned + (1 - alpha) * image, 0, 255).astype(np.uint8)
-        visible = overlap_area(box, (0, 0, SIDE, SIDE)) / (box[2] * box[3])
+        visible = box.intersection(Box(0, 0, SIDE, SIDE)) / box.area
         if draw.random() < 0.15 and size > 24:
             self.occlude(image, box)
         return Label(box, landmarks, visible < 0.45 or size < 9)
 
-    def occlude(self, image: Frame, box: tuple[float, float, float, float]) -> None:
+    def occlude(self, image: Frame, box: Box) -> None:
         """Lay a piece of a photo over a part of a face: a hand, a microphone, a hat."""
         draw = self.random
         x, y, width, height = box
@@ -260,18 +250,6 @@ class SceneMaker:
         if draw.random() < 0.5:
             image = cv2.imdecode(cv2.imencode(".jpg", image, [1, draw.randint(25, 92)])[1], cv2.IMREAD_COLOR)
         return np.ascontiguousarray(image, dtype=np.uint8)
-
-
-def overlap_area(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    return max(0.0, width) * max(0.0, height)
-
-
-def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Intersection over union."""
-    common = overlap_area(one, other)
-    return common / max(1e-6, one[2] * one[3] + other[2] * other[3] - common)
 
 
 def clip_frames(path: Path, count: int) -> list[Frame]:
@@ -364,12 +342,12 @@ class Batches:
         labels = []
         for label in scene.labels:
             left, top = (label.box[0] - x) * factor, (label.box[1] - y) * factor
-            box = (left, top, label.box[2] * factor, label.box[3] * factor)
-            visible = overlap_area(box, (0, 0, crop, crop)) / max(1e-6, box[2] * box[3])
+            box = Box(left, top, label.box[2] * factor, label.box[3] * factor)
+            visible = box.intersection(Box(0, 0, crop, crop)) / max(1e-6, box.area)
             if visible <= 0:
                 continue
             points = ((label.landmarks - (x, y)) * factor).astype(np.float32)
-            unclear = label.open or visible < 0.5 or math.sqrt(box[2] * box[3]) < 8
+            unclear = label.open or visible < 0.5 or math.sqrt(box.area) < 8
             labels.append(Label(box, points, unclear))
         if draw.random() < 0.5:
             image = image[:, ::-1]
@@ -390,9 +368,9 @@ class Batches:
 
 def mirrored(label: Label, side: int) -> Label:
     x, y, width, height = label.box
-    points = label.landmarks[[1, 0, 2, 4, 3]].copy()
+    points = label.landmarks[MIRRORED].copy()
     points[:, 0] = side - 1 - points[:, 0]
-    return Label((side - x - width, y, width, height), points, label.open)
+    return Label(Box(side - x - width, y, width, height), points, label.open)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -467,8 +445,7 @@ def prepared(assets: Path, settings: Settings, out: Path) -> list[Scene]:
     result = []
     for image, end, count in zip(images, ends, counts, strict=True):
         labels = tuple(
-            Label(tuple(map(float, row[:4])), row[4:14].reshape(5, 2), bool(row[14]))  # type: ignore[arg-type]
-            for row in rows[end - count : end]
+            Label(Box(*map(float, row[:4])), row[4:14].reshape(5, 2), bool(row[14])) for row in rows[end - count : end]
         )
         result.append(Scene(image, labels))
     return result
@@ -547,13 +524,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=40, help="the schedule ends after this time at the latest")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all")
-    for name, value in asdict(Settings()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+    add_settings(parser, Settings())
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
-    settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
+    settings = settings_of(options, Settings)
     print(f"wrote {train(settings, options.out, assets_folder(), options.minutes, options.every)}")
     return 0
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from recipes.assets import assets_folder
 from recipes.evaluation import Frame, read_image
+from runtime.faces.detect import decode
 
-STRIDES = (8, 16, 32)
 SIDES = (640, 320)  # long sides that every frame is seen at
 LOW = 0.25  # score from which a face is covered
 HIGH = 0.6  # score from which a face is sure
@@ -54,17 +54,8 @@ Heads = Mapping[str, NDArray[np.float32]]
 def decoded(heads: Heads, width: int, low: float) -> Rows:
     """Candidates of one picture ``width`` pixels wide with a score of at least ``low``, from the heads of YuNet's form
     as OpenCV's ``FaceDetectorYN`` decodes them."""
-    parts = []
-    for stride in STRIDES:
-        cls, obj, box, points = (heads[f"{name}_{stride}"][0] for name in ("cls", "obj", "bbox", "kps"))
-        score = np.sqrt(np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1))
-        found = np.flatnonzero(score >= low)
-        cell = np.stack([found % (width // stride), found // (width // stride)], 1).astype(np.float32)
-        size = np.exp(box[found, 2:]) * stride
-        corner = (cell + box[found, :2]) * stride - size / 2
-        marks = (points[found].reshape(-1, 5, 2) + cell[:, None]) * stride
-        parts.append(np.concatenate([corner, size, marks.reshape(-1, 10), score[found, None]], 1))
-    return np.concatenate(parts).astype(np.float32)
+    cells = heads["cls_8"].size
+    return decode(dict(heads), cells * 64 // width, width, low)
 
 
 def suppressed(rows: Rows, same: float = SAME) -> Rows:

@@ -47,6 +47,7 @@ from recipes.evaluation import (
     score_folder,
 )
 from recipes.model_card import Training, card_text
+from recipes.training import add_settings, settings_of
 
 CHECKPOINT = "checkpoint.pt"
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219.0  # weights of Y among R, G, B; they sum to 1
@@ -505,16 +506,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all")
     parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="start from the weights of another run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for name, value in asdict(Settings()).items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=value)
-        else:
-            parser.add_argument(flag, type=type(value), default=value)
+    add_settings(parser, Settings())
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
+    settings = settings_of(options, Settings)
     weights = train(
         settings,
         options.out,

@@ -7,14 +7,15 @@ import hashlib
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import common
 from recipes.assets import assets_folder
+from recipes.portraits import portrait_rows
 from runtime.errors import GenedgeError
+from runtime.faces.align import similarity
 from runtime.faces.types import Applied, Box, Cover, Landmarks, Method
 from runtime.frames import Frame
 
@@ -85,15 +86,12 @@ def portraits(limit: int | None = None) -> list[Sample]:
     folder = assets_folder() / PORTRAITS
     if not (folder / "faces.csv").is_file():
         raise GenedgeError(common.missing(folder))
-    with (folder / "faces.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = portrait_rows(folder)
     rows = rows[:: max(1, len(rows) // limit)][:limit] if limit else rows
     samples = []
     for row in rows:
-        image = _decoded((folder / "450x550" / row["file"]).read_bytes(), row["file"])
-        points = [[float(row[f"{name}_{axis}"]) for axis in "xy"] for name in ("re", "le", "nose", "rm", "lm")]
-        box = Box(*(float(row[key]) for key in ("x", "y", "bw", "bh")))
-        samples.append(Sample(row["file"], Path(row["file"]).stem, image, np.array(points, np.float32), box))
+        image = _decoded(row.path.read_bytes(), row.file)
+        samples.append(Sample(row.file, row.path.stem, image, row.landmarks.astype(np.float32), row.box))
     return samples
 
 
@@ -110,15 +108,10 @@ def aligned(image: Frame, landmarks: Landmarks) -> Frame:
     """(112, 112, 3): the face brought to the template by the similarity that fits all five landmarks best."""
     import cv2
 
-    source, target = landmarks.astype(np.float64), TEMPLATE.astype(np.float64)
-    moved, goal = source - source.mean(0), target - target.mean(0)
-    size = float((moved**2).sum())
-    turn = complex(float((moved * goal).sum()), float((moved[:, 0] * goal[:, 1] - moved[:, 1] * goal[:, 0]).sum()))
-    cosine, sine = turn.real / size, turn.imag / size
-    linear = np.array([[cosine, -sine], [sine, cosine]])
-    matrix = np.column_stack([linear, target.mean(0) - linear @ source.mean(0)])
-    if np.hypot(cosine, sine) < 1:  # shrinks: without a blur first it would alias
-        sigma = 0.5 * (1 / np.hypot(cosine, sine) - 1)
+    matrix = similarity(landmarks.astype(np.float64), TEMPLATE)
+    scale = float(np.hypot(*matrix[:, 0]))
+    if scale < 1:  # shrinks: without a blur first it would alias
+        sigma = 0.5 * (1 / scale - 1)
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), max(0.01, sigma)), np.uint8)
     warped = cv2.warpAffine(image, matrix, (ALIGNED, ALIGNED), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(warped, np.uint8)

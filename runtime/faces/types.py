@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from runtime.frames import Frame
 
+MIRRORED = [1, 0, 2, 4, 3]
+"""Order of the landmarks of a face that is seen in a mirror."""
+
 Landmarks = NDArray[np.float32]
 """(5, 2), x and y in pixels: the person's right eye, left eye, tip of the nose, right and left corner of the mouth.
 
@@ -187,11 +190,19 @@ def feather_of(region: Box) -> float:
 def changed_box(region: Box, width: int, height: int) -> tuple[int, int, int, int]:
     """Left, top, right, bottom (exclusive) of all pixels that covering ``region`` may change, feather included, cut to
     a frame of ``width`` x ``height``; empty (right <= left) where it lies outside."""
+    left, top, right, bottom = uncut_box(region)
+    return max(0, left), max(0, top), min(width, right), min(height, bottom)
+
+
+def uncut_box(region: Box) -> tuple[int, int, int, int]:
+    """:func:`changed_box` in a frame without borders."""
     edge = feather_of(region) + 1
-    left, top = max(0, int(np.floor(region.x - edge))), max(0, int(np.floor(region.y - edge)))
-    right = min(width, int(np.ceil(region.x + region.width + edge)))
-    bottom = min(height, int(np.ceil(region.y + region.height + edge)))
-    return left, top, right, bottom
+    return (
+        int(np.floor(region.x - edge)),
+        int(np.floor(region.y - edge)),
+        int(np.ceil(region.x + region.width + edge)),
+        int(np.ceil(region.y + region.height + edge)),
+    )
 
 
 Locate = Callable[[int, Box, int], tuple[Box, float]]
