@@ -26,6 +26,7 @@ from calib.graph import copy_of, replace_nodes
 from calib.layers import Layer, layers_of
 from calib.observers import Histogram
 from runtime.errors import GenedgeError, MissingExtraError
+from runtime.folder import user_cache
 
 SAMPLE = 1 << 18  # values of a tensor that are counted for one frame, at least; smaller tensors are counted whole
 WIDEST = 8  # rows or columns from one that is counted to the next, at most: 64 frames then cover every pixel
@@ -180,8 +181,7 @@ def default_cache() -> Path:
     """``$GENEDGE_CACHE``, else ``genedge`` in the user's cache folder."""
     if named := os.environ.get("GENEDGE_CACHE"):
         return Path(named) / "calib"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "genedge" / "calib"
+    return user_cache() / "calib"
 
 
 def _left(seconds: float, done: int, remaining: int) -> str:

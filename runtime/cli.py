@@ -102,10 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUTPUT",
         help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://",
     )
-    _engine_options(running)
+    engine_options(running)
     running.add_argument(
         "--tile",
-        type=_count,
+        type=count,
         metavar="N",
         help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
     )
@@ -132,42 +132,35 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
-    running.add_argument("--max-frames", type=_count, metavar="N", help="stop after N frames")
-    running.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
-    running.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
-    running.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
-    running.add_argument("--input-width", type=_count, metavar="N", help="asked of a camera, in pixels")
-    running.add_argument("--input-height", type=_count, metavar="N", help="asked of a camera, in pixels")
     running.add_argument(
         "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
     )
-    running.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    running.add_argument("--quiet", action="store_true", help="no progress line")
+    video_options(running)
     json_option(running)
     running.set_defaults(verb=_run)
 
     from runtime.faces.cli import add_deid_parser
     from runtime.faces.reveal import add_reveal_parser
 
-    add_deid_parser(verbs, _engine_options, json_option)
+    add_deid_parser(verbs)
     add_reveal_parser(verbs)
 
     verify = verbs.add_parser("verify", help="check on this device that a bundle still does what PyTorch did")
     verify.add_argument("bundle", metavar="BUNDLE")
-    _engine_options(verify)
+    engine_options(verify)
     json_option(verify)
     verify.set_defaults(verb=_verify)
 
     bench = verbs.add_parser("bench", help="time a bundle's variants side by side, without video around them")
     bench.add_argument("bundle", metavar="BUNDLE")
-    _engine_options(bench)
+    engine_options(bench)
     bench.add_argument(
         "--size", type=frame_size, metavar="HxW", help="frame size (default: the bundle's own, else 360x640)"
     )
     bench.add_argument(
         "--rounds",
-        type=_count,
+        type=count,
         metavar="N",
         help="timed frames of each variant (default: 20, or as many as two minutes hold, at least 3)",
     )
@@ -180,7 +173,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _engine_options(parser: argparse.ArgumentParser) -> None:
+def video_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb takes that runs video from an INPUT to an OUTPUT."""
+    parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
+    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
+    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
+    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of engine, precision and threads."""
     parser.add_argument(
         "--backend", default="auto", metavar="NAME", help="auto, tensorrt, openvino or onnxruntime (default: auto)"
     )
@@ -188,7 +194,7 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         "--precision", default="auto", metavar="NAME", help="auto, fp32, bf16, fp16 or int8 (default: auto)"
     )
     parser.add_argument(
-        "--threads", type=_count, default=0, metavar="N", help="engine threads, 0 lets the engine choose (default: 0)"
+        "--threads", type=count, default=0, metavar="N", help="engine threads, 0 lets the engine choose (default: 0)"
     )
 
 
@@ -197,7 +203,8 @@ def json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for standard output)")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 0 to 2^20, as an option says it; for argparse."""
     if not text.isdigit() or int(text) > 1 << 20:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {1 << 20}")
     return int(text)
@@ -264,7 +271,7 @@ def _run(options: argparse.Namespace) -> int:
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
             controls.attach(len(stages) - 1, session, height, width)
-            _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
+            say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             height, width = height * session.scale, width * session.scale
         sink = stack.enter_context(
             open_sink(
@@ -287,7 +294,7 @@ def _run(options: argparse.Namespace) -> int:
             sink.on_key = keys.press
             on_terminal = stack.enter_context(KeyReader(keys.press)).active
             if on_terminal or options.output.startswith("display:"):
-                _say(keys.hint)
+                say(keys.hint)
         return job.run()
 
 
@@ -324,7 +331,7 @@ def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None
     return images
 
 
-class StoppingSink:
+class _StoppingSink:
     """Passes everything on, and stops the run once the viewer has closed the window."""
 
     def __init__(self, sink: Sink, stop: threading.Event) -> None:
@@ -335,6 +342,56 @@ class StoppingSink:
         self._sink.write(frame)
         if self._sink.stop_requested:
             self._stop.set()
+
+
+def run_told(
+    options: argparse.Namespace,
+    source: Source,
+    stages: Sequence[Session],
+    sink: Sink,
+    tell: Callable[[PipelineReport, str, str | None], None],
+    *,
+    begins: Callable[[VideoFrame], bool] | None = None,
+) -> None:
+    """Run the pipeline as the ``options`` of :func:`video_options` say, and tell how it ended, however that was.
+
+    Args:
+        tell: called with the report, the outcome (``complete``, ``interrupted`` or ``failed``) and the error's
+            sentence or None; after the warnings of source and sink have been said.
+        begins: see :func:`runtime.pipeline.run_pipeline`, whose errors come through.
+    """
+    from runtime.pipeline import run_pipeline
+    from runtime.stats import Progress
+
+    total = source.info.frame_count
+    if options.max_frames is not None:
+        total = min(total, options.max_frames) if total is not None else options.max_frames
+    stop = threading.Event()
+    reports: list[PipelineReport] = []
+    outcome, error = "failed", None
+    try:
+        run_pipeline(
+            source,
+            stages,
+            _StoppingSink(sink, stop),
+            progress=Progress(total, quiet=options.quiet),
+            stop=stop,
+            max_frames=options.max_frames,
+            on_report=reports.append,
+            begins=begins,
+        )
+        outcome = "complete"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    except Exception as problem:
+        error = message_of(problem)
+        raise
+    finally:
+        for warning in (*source.warnings, *sink.warnings):
+            say(f"warning: {warning}")
+        if reports:
+            tell(reports[0], outcome, error)
 
 
 class _Job:
@@ -356,59 +413,24 @@ class _Job:
 
         self.options, self.source, self.sink = options, source, sink
         self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
-        self.report: PipelineReport | None = None
         # nobody is reset where there is no state, so nobody needs to look
         recurrent = any(bundle.manifest.states for bundle in bundles)
         self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
 
     def run(self) -> int:
-        from runtime.pipeline import run_pipeline
-        from runtime.stats import Progress
-
-        total = self.source.info.frame_count
-        if self.options.max_frames is not None:
-            total = min(total, self.options.max_frames) if total is not None else self.options.max_frames
-        stop = threading.Event()
-        outcome, error = "failed", None
-        try:
-            run_pipeline(
-                self.source,
-                self.stages,
-                StoppingSink(self.sink, stop),
-                progress=Progress(total, quiet=self.options.quiet),
-                stop=stop,
-                max_frames=self.options.max_frames,
-                on_report=self._keep,
-                begins=self.beginnings,
-            )
-            outcome = "complete"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
-        except Exception as problem:
-            error = message_of(problem)
-            raise
-        finally:
-            self._tell(outcome, error)
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=self.beginnings)
         return EXIT_OK
 
-    def _keep(self, report: PipelineReport) -> None:
-        self.report = report
-
-    def _tell(self, outcome: str, error: str | None) -> None:
-        for warning in (*self.source.warnings, *self.sink.warnings):
-            _say(f"warning: {warning}")
-        if self.report is None:
-            return
+    def _tell(self, report: PipelineReport, outcome: str, error: str | None) -> None:
         if self.sink.frames_written:
             width, height = self.size
-            _say(
+            say(
                 f"{self.options.output}: {self.sink.frames_written} frames of {width}x{height}, "
-                f"{self.report.fps:.1f} fps, "
-                f"peak memory {self.report.peak_rss_bytes / MIB:.0f} MiB"
+                f"{report.fps:.1f} fps, "
+                f"peak memory {report.peak_rss_bytes / MIB:.0f} MiB"
             )
         if self.options.json:
-            write_json(self.options.json, self._as_dict(self.report, outcome, error))
+            write_json(self.options.json, self._as_dict(report, outcome, error))
 
     def _as_dict(self, report: PipelineReport, outcome: str, error: str | None) -> dict[str, Any]:
         info = self.source.info
@@ -527,7 +549,7 @@ def print_verdicts(bundle: Bundle, verdicts: Sequence[Verdict], out: TextIO | No
     print(table(head, rows, left=3), file=out)
     failures = [(verdict.choice, failure) for verdict in verdicts for failure in verdict.failures]
     for choice, failure in failures:
-        _say(f"error: {choice.variant} on {choice.backend} in {choice.precision}: {failure}")
+        say(f"error: {choice.variant} on {choice.backend} in {choice.precision}: {failure}")
     if failures:
         return EXIT_NOT_MET
     print(f"{bundle.manifest.name}: {len(bundle.manifest.golden)} golden frames, parity with PyTorch met", file=out)
@@ -589,10 +611,11 @@ def _doctor(options: argparse.Namespace) -> int:
     return EXIT_OK if all(finding.good or finding.optional for finding in findings) else 1
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line for people, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _say_between(text: str) -> None:
     """Say something while a progress line may stand on the terminal."""
-    _say(f"\r\x1b[K{text}" if sys.stderr.isatty() else text)
+    say(f"\r\x1b[K{text}" if sys.stderr.isatty() else text)

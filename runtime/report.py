@@ -16,6 +16,11 @@ def write_json(path: Path, content: Any) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         temporary.write_text(text, encoding="utf-8")

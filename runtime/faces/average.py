@@ -26,10 +26,6 @@ BRIGHTNESS = (0.6, 1.15)
 WARMTH = (0.88, 1.14)
 """Limits of the gains; a face of nobody should stay one that could be somebody's."""
 
-COLOURLESS, COLOURED = 3.0, 9.0
-"""Difference of the largest and the smallest channel up to which a scene is black and white, and from which it has its
-colours: for the most colourful twentieth of the pixels."""
-
 SAMPLES = 48
 """Pixels across and down on which the scene is judged, at most."""
 
@@ -97,9 +93,9 @@ def scene_of(image: Frame, mask: blend.Mask) -> Scene:
     pixels = image[down // 2 :: down, across // 2 :: across][mask[down // 2 :: down, across // 2 :: across] == 0]
     if not len(pixels):
         return Scene(blend.NEUTRAL, 1.0)
-    spread = np.percentile(pixels.max(1) - pixels.min(1), 95)
+    spread = float(np.percentile(pixels.max(1) - pixels.min(1), 95))  # of the most colourful twentieth
     blue, green, red = (float(value) for value in pixels.mean(0))
-    return Scene((blue, green, red), float(np.clip((spread - COLOURLESS) / (COLOURED - COLOURLESS), 0, 1)))
+    return Scene((blue, green, red), blend.colour_share(spread))
 
 
 def tone_for(near: blend.Colour, scene: Scene) -> NDArray[np.float64]:

@@ -39,6 +39,10 @@ NEUTRAL: Colour = (128.0, 128.0, 128.0)
 FILL_SIDE = 48
 """Longer side in pixels of the small picture in which a smooth fill is computed."""
 
+COLOURLESS, COLOURED = 3.0, 9.0
+"""Difference of the largest and the smallest channel, in grey levels, up to which a picture is black and white, and
+from which it has its colours."""
+
 RING_SHARE = 0.08
 """Width of the ring that gives the colours, as a share of the longer side of the group's window."""
 
@@ -137,6 +141,11 @@ def merge(regions: Sequence[Box], width: int, height: int) -> Merged:
                 window = _union(window, other)
         groups.append((members, window))
     return Merged(mask, tuple(_group(tuple(sorted(m)), w, width, height) for m, w in groups))
+
+
+def colour_share(spread: float) -> float:
+    """0 (black and white) to 1 (in colour) for a difference of channels of ``spread`` grey levels."""
+    return float(np.clip((spread - COLOURLESS) / (COLOURED - COLOURLESS), 0, 1))
 
 
 def ring_colour(image: Frame, mask: Mask) -> Colour:

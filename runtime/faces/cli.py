@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError, message_of
+from runtime.cli import count, engine_options, json_option, run_told, say, terminable, video_options
+from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError
+from runtime.faces import METHODS
 from runtime.report import write_json
 
 if TYPE_CHECKING:
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
     from runtime.pipeline import PipelineReport
     from runtime.video.sink import Sink
 
-METHODS = ("average", "generator", "solid", "mosaic", "blur")
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
 
 
-def add_deid_parser(verbs: Any, engine_options: Any, json_option: Any) -> None:
-    """Add the verb to an ``argparse`` sub-parser action; the other two add the options that all verbs share."""
+def add_deid_parser(verbs: Any) -> None:
+    """Add the verb ``deid`` to the subparsers of :mod:`runtime.cli`."""
     parser = verbs.add_parser(
         "deid",
         help="replace every face in a video or picture",
@@ -69,7 +67,7 @@ def add_deid_parser(verbs: Any, engine_options: Any, json_option: Any) -> None:
         "--mask-scale", type=_scale, default=1.6, metavar="F", help="width over that of the face (default: 1.6)"
     )
     parser.add_argument(
-        "--lookahead", type=_frames, metavar="N", help="frames that wait for later sights (default: 12, live: 0)"
+        "--lookahead", type=count, metavar="N", help="frames that wait for later sights (default: 12, live: 0)"
     )
     parser.add_argument(
         "--hold", type=_seconds, default=0.8, metavar="S", help="seconds that a lost face stays covered (default: 0.8)"
@@ -81,14 +79,7 @@ def add_deid_parser(verbs: Any, engine_options: Any, json_option: Any) -> None:
     )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
     engine_options(parser)
-    parser.add_argument("--max-frames", type=_frames, metavar="N", help="stop after N frames")
-    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
-    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
-    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
-    parser.add_argument("--input-width", type=_frames, metavar="N", help="asked of a camera, in pixels")
-    parser.add_argument("--input-height", type=_frames, metavar="N", help="asked of a camera, in pixels")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    video_options(parser)
     json_option(parser)
     parser.set_defaults(verb=deid)
 
@@ -115,22 +106,15 @@ def _seconds(text: str) -> float:
     return _number(text, 0.1, 600.0, "time in seconds")
 
 
-def _frames(text: str) -> int:
-    if not text.isdigit() or int(text) > 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {1 << 20}")
-    return int(text)
-
-
 def deid(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.bundle import open_bundle
-    from runtime.cli import terminable
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
     from runtime.faces.detect import open_detector
     from runtime.faces.guard import GuardSettings
     from runtime.faces.methods import BLUR_WARNING, make_method
-    from runtime.faces.passcode import PASSCODE_VARIABLE, RecordingKeys, read_passcode, recording_of, salt_of
+    from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
     from runtime.faces.review import Gallery
     from runtime.sessions import choose
     from runtime.stages import open_stage
@@ -139,8 +123,7 @@ def deid(options: argparse.Namespace) -> int:
 
     check_sink(options.output, overwrite=options.overwrite)
     _check_beside(options)
-    variable = options.passcode_env or (PASSCODE_VARIABLE if PASSCODE_VARIABLE in os.environ else None)
-    passcode = read_passcode(options.passcode_file, variable, ask=options.ask_passcode)
+    passcode = read_passcode(options.passcode_file, options.passcode_env, ask=options.ask_passcode)
     if options.vault is not None and passcode is None:
         raise UsageError("--vault needs a passcode: --passcode-file FILE, $GENEDGE_PASSCODE or --ask-passcode")
     bundles = [open_bundle(place) for place in options.bundle]
@@ -184,15 +167,15 @@ def deid(options: argparse.Namespace) -> int:
         source = stack.enter_context(
             DeidentifiedSource(raw, detector, method, settings, canary=bank_canary(), vault=vault, observer=gallery)
         )
-        _say(f"{detector.description}; {options.method}; {info.width}x{info.height}, look-ahead {lookahead} frames")
+        say(f"{detector.description}; {options.method}; {info.width}x{info.height}, look-ahead {lookahead} frames")
         if lookahead == 0:
-            _say("without look-ahead a face is covered from the frame in which it is first found, not before")
+            say("without look-ahead a face is covered from the frame in which it is first found, not before")
         if options.method == "blur":
-            _say(f"warning: {BLUR_WARNING}")
+            say(f"warning: {BLUR_WARNING}")
         if options.vault:
-            _say("with a vault the output is pseudonymised, not anonymised: whoever has vault and passcode can undo it")
+            say("with a vault the output is pseudonymised, not anonymised: whoever has vault and passcode can undo it")
         if info.audio and not options.keep_audio:
-            _say("the sound is left out, because a voice identifies: --keep-audio keeps it")
+            say("the sound is left out, because a voice identifies: --keep-audio keeps it")
         height, width = info.height, info.width
         stages = []
         for bundle, choice in zip(bundles, choices, strict=True):
@@ -200,7 +183,7 @@ def deid(options: argparse.Namespace) -> int:
                 open_stage(bundle, choice, height, width, threads=options.threads, live=info.live)
             )
             session.warm_up((1, height, width, 3))
-            _say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
+            say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
             height, width = height * session.scale, width * session.scale
         sink = stack.enter_context(
@@ -275,47 +258,12 @@ class _Job:
     ) -> None:
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
-        self.report: PipelineReport | None = None
 
     def run(self) -> int:
-        from runtime.cli import StoppingSink
-        from runtime.pipeline import run_pipeline
-        from runtime.stats import Progress
-
-        total = self.source.info.frame_count
-        if self.options.max_frames is not None:
-            total = min(total, self.options.max_frames) if total is not None else self.options.max_frames
-        stop = threading.Event()
-        outcome, error = "failed", None
-        try:
-            run_pipeline(
-                self.source,
-                self.stages,
-                StoppingSink(self.sink, stop),
-                progress=Progress(total, quiet=self.options.quiet),
-                stop=stop,
-                max_frames=self.options.max_frames,
-                on_report=self._keep,
-            )
-            outcome = "complete"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
-        except Exception as problem:
-            error = message_of(problem)
-            raise
-        finally:
-            self._tell(outcome, error)
+        run_told(self.options, self.source, self.stages, self.sink, self._tell)
         return EXIT_NOT_MET if self.source.counts.covered_whole else EXIT_OK
 
-    def _keep(self, report: PipelineReport) -> None:
-        self.report = report
-
-    def _tell(self, outcome: str, error: str | None) -> None:
-        for warning in (*self.source.warnings, *self.sink.warnings):
-            _say(f"warning: {warning}")
-        if self.report is None:
-            return
+    def _tell(self, report: PipelineReport, outcome: str, error: str | None) -> None:
         from runtime.video.sink import PARTIAL
 
         counts, tracks = self.source.counts, self.source.guard.tracks
@@ -324,25 +272,25 @@ class _Job:
             place = self.options.output
             if outcome != "complete" and Path(place + PARTIAL).exists():
                 place += PARTIAL
-            _say(
-                f"{place}: {self.sink.frames_written} frames, {self.report.fps:.1f} fps; "
+            say(
+                f"{place}: {self.sink.frames_written} frames, {report.fps:.1f} fps; "
                 f"{len(tracks)} tracks, {counts.faces} faces replaced "
                 f"({counts.kinds['held']} held, {counts.kinds['filled']} filled, "
                 f"{counts.kinds['interpolated']} interpolated), {sum(counts.fallbacks.values())} by solid instead"
             )
         if uncertain:
             where = f": see {self.options.review}" if self.options.review else ": --review FILE shows them"
-            _say(f"{uncertain} tracks are not certain{where}")
+            say(f"{uncertain} tracks are not certain{where}")
         if counts.covered_whole:
             reasons = ", ".join(f"{count} ({reason})" for reason, count in counts.covered_whole.items())
-            _say(f"error: frames covered whole: {reasons}")
+            say(f"error: frames covered whole: {reasons}")
         if self.options.review:
             from runtime.faces.review import write_review
 
             facts = {"frames": counts.frames, "faces replaced": counts.faces}
             write_review(self.options.review, self.options.output, tracks, self.gallery, facts)
         if self.options.json:
-            write_json(self.options.json, self._as_dict(self.report, outcome, error))
+            write_json(self.options.json, self._as_dict(report, outcome, error))
 
     def _as_dict(self, report: PipelineReport, outcome: str, error: str | None) -> dict[str, Any]:
         import dataclasses
@@ -374,7 +322,3 @@ class _Job:
             "stages": [session.info.backend for session in self.stages],
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

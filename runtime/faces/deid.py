@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.cuts import CutDetector, GapDetector
+from runtime.cuts import Beginnings
 from runtime.errors import EndedEarlyError, GenedgeError, VideoError
 from runtime.faces.guard import Guard, GuardSettings
 from runtime.faces.methods import cover_whole, make_method
@@ -58,7 +58,7 @@ class DeidSettings:
 
 @dataclass
 class _Held:
-    """A frame that waits for its verdict, or for the check of its result."""
+    """A frame that waits for its verdict."""
 
     frame: VideoFrame
     index: int  # counted here, whatever the source says
@@ -111,7 +111,7 @@ class DeidentifiedSource(Source):
         self._source, self._detector, self._method = source, detector, method
         self._solid = make_method("solid", keys=RecordingKeys.random())
         self._canary, self._vault, self._observer = canary, vault, observer
-        self._is_cut, self._is_gap = CutDetector(), GapDetector()
+        self._begins = Beginnings()
         self._engines = WatchedThread(self.settings.timeout)
         self._held: deque[_Held] = deque()
         self._detecting: tuple[_Held, bool, Call[list[Face]]] | None = None
@@ -155,18 +155,15 @@ class DeidentifiedSource(Source):
     def _advance(self) -> None:
         """Read one frame and start the search for faces in it; take note of those in the frame before."""
         frame = self._read_source()
-        if frame is None or self.settings.guard.lookahead == 0:
-            self._note_detection()
         if frame is None:
+            self._note_detection()
             self._ended = True
             self.guard.finish()
             return
         held = _Held(frame, self._count)
         self._count += 1
-        cut = self._is_cut(frame.image)
-        gap = self._is_gap(frame.pts) or frame.gap
-        anew = cut or gap
-        self.counts.cuts += cut
+        anew = self._begins(frame)
+        self.counts.cuts = self._begins.cuts
         pts = float(frame.pts)
         self._ask_canary(pts)
         thorough = anew or held.index == 0

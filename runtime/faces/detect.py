@@ -17,15 +17,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import GenedgeError, MissingExtraError, UsageError
+from runtime.errors import GenedgeError, UsageError
 from runtime.faces.resolve import DetectorFile, find_detector
-from runtime.faces.types import Box, Face, FaceDetector
+from runtime.faces.types import MIRRORED, Box, Face, FaceDetector
 from runtime.frames import Frame
+from runtime.manifest import HEADS, STRIDES
 from runtime.onnx_scan import refuse_external_data
 
-STRIDES = (8, 16, 32)
-KINDS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
-NAMES = tuple(f"{kind}_{stride}" for stride in STRIDES for kind in KINDS)
+NAMES = tuple(f"{kind}_{stride}" for stride in STRIDES for kind in HEADS)
 MULTIPLE = 32  # sides of what the net gets
 LONG_SIDES = (640, 320)  # YuNet finds faces of about 10 to 300 pixels, so a close-up needs the small one
 TILE, TILE_STEP = 640, 480  # pixels; a quarter of a tile overlaps
@@ -42,8 +41,6 @@ TURNED_LOW = 0.7
 Heads = dict[str, NDArray[np.float32]]
 Rows = NDArray[np.float32]
 """(n, 15): box as left, top, width, height; five landmarks; score."""
-
-MIRRORED = np.array([1, 0, 2, 4, 3])  # landmarks of a face in the mirror
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def decode(heads: Heads, height: int, width: int, low: float, who: str = "the fa
     parts = []
     for stride in STRIDES:
         columns, cells = width // stride, (height // stride) * (width // stride)
-        cls, obj, bbox, kps = (_head(heads, f"{kind}_{stride}", cells, numbers, who) for kind, numbers in KINDS.items())
+        cls, obj, bbox, kps = (_head(heads, f"{kind}_{stride}", cells, numbers, who) for kind, numbers in HEADS.items())
         product = cls[:, 0].clip(0, 1) * obj[:, 0].clip(0, 1)
         chosen = np.flatnonzero(product >= low * low)
         if not len(chosen):
@@ -282,7 +279,7 @@ class _OpenVino:
     largest: int | None = None
 
     def __init__(self, model: bytes, file: DetectorFile, precision: str, threads: int) -> None:
-        from runtime.sessions.openvino import core, has_bf16
+        from runtime.sessions.openvino import HINTS, core, engine_config, has_bf16
 
         self._model = core().read_model(io.BytesIO(model))
         inputs = self._model.inputs
@@ -291,13 +288,7 @@ class _OpenVino:
         if not is_frame:
             self._model = _with_uint8_input(self._model)
         half = precision in ("auto", "bf16") and has_bf16()
-        self._config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-            "ENABLE_CPU_PINNING": False,
-            "NUM_STREAMS": 1,
-        }
-        if threads:
-            self._config["INFERENCE_NUM_THREADS"] = threads
+        self._config = engine_config(HINTS["bf16" if half else "fp32"], 1, threads)
         self._requests: dict[tuple[int, ...], list[Any]] = {}
         self._compiled: dict[tuple[int, ...], Any] = {}
 
@@ -317,6 +308,8 @@ class _OpenVino:
 
     def run(self, pictures: Sequence[Frame]) -> list[Heads]:
         import openvino
+
+        from runtime.sessions.openvino import reason_of
 
         results: list[Heads] = []
         try:
@@ -341,7 +334,7 @@ class _OpenVino:
                             request.wait()
                     raise
         except RuntimeError as error:
-            raise GenedgeError(f"the face detector failed in OpenVINO: {str(error).strip().splitlines()[-1]}") from None
+            raise GenedgeError(f"the face detector failed in OpenVINO: {reason_of(error)}") from None
         return results
 
     def close(self) -> None:
@@ -435,17 +428,12 @@ def open_detector(
     file = find_detector(place)
     model = file.read()
     refuse_external_data(model, str(file.path))
-    from runtime.sessions import available_backends
+    from runtime.sessions import installed_backend
+    from runtime.sessions.openvino import reason_of
 
-    installed = available_backends()
-    if backend == "auto":
-        if not installed:
-            raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
-        backend = installed[0]
-    if backend not in ("openvino", "onnxruntime"):
+    if backend not in ("auto", "openvino", "onnxruntime"):
         raise UsageError(f"faces are found by openvino or onnxruntime, not by {backend}")
-    if backend not in installed:
-        raise MissingExtraError(backend, "cpu")
+    backend = installed_backend(backend)
     try:
         engine: _Engine = (
             _OpenVino(model, file, precision, threads) if backend == "openvino" else _OnnxRuntime(model, file, threads)
@@ -453,5 +441,5 @@ def open_detector(
     except GenedgeError:
         raise
     except Exception as error:
-        raise GenedgeError(f"{file.path}: {backend} cannot read it: {str(error).strip().splitlines()[-1]}") from None
+        raise GenedgeError(f"{file.path}: {backend} cannot read it: {reason_of(error)}") from None
     return MultiScaleDetector(file, engine, backend, low)

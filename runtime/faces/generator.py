@@ -9,7 +9,7 @@ import numpy as np
 
 from runtime.codes import Code
 from runtime.errors import GenedgeError
-from runtime.faces import sanitise
+from runtime.faces import blend, sanitise
 from runtime.faces.types import Cover, TrackKeys
 from runtime.frames import Frame
 from runtime.sessions.base import Session
@@ -22,11 +22,6 @@ SMOOTHING = 0.25
 
 TRACKS = 64
 """Tracks whose thumbnails are remembered: those that were drawn last."""
-
-
-COLOURLESS, COLOURED = 3.0, 9.0
-"""Mean difference of the largest and the smallest channel of a thumbnail, in grey levels, up to which the face is drawn
-grey, and from which it is drawn in full colour: the noise is coloured, and black and white pictures are not."""
 
 
 class GeneratorPainter:
@@ -84,7 +79,7 @@ class GeneratorPainter:
 def coloured_as(face: Frame, thumbnail: sanitise.Thumbnail) -> Frame:
     """``face`` with less colour, or none, where ``thumbnail`` has next to none."""
     spread = float((thumbnail.max(2) - thumbnail.min(2)).mean())
-    share = float(np.clip((spread - COLOURLESS) / (COLOURED - COLOURLESS), 0, 1))
+    share = blend.colour_share(spread)  # the noise is coloured, and black and white pictures are not
     if share == 1:
         return face
     grey = cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)

@@ -9,12 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from runtime.errors import UsageError
-from runtime.faces import align, blend
+from runtime.faces import METHODS, align, blend
 from runtime.faces.average import AveragePainter
-from runtime.faces.types import Applied, Box, Cover, Method, TrackKeys, changed_box, feather_of
+from runtime.faces.types import Applied, Box, Cover, Method, TrackKeys, changed_box, uncut_box
 from runtime.frames import Frame
-
-METHODS = ("average", "generator", "solid", "mosaic", "blur")
 
 MOSAIC_CELLS = 5
 """Cells of a mosaic across and down one face, at most."""
@@ -110,7 +108,7 @@ class CellsMethod:
     def _fill(self, image: Frame, regions: Sequence[Box], window: blend.Window) -> Frame:
         height, width = image.shape[:2]
         if len(regions) == 1:
-            return blend.cells_fill(image, window, _uncut(regions[0]), self._count, smooth=self._smooth)
+            return blend.cells_fill(image, window, uncut_box(regions[0]), self._count, smooth=self._smooth)
         left, top, right, bottom = window
         fill: Frame = np.zeros((bottom - top, right - left, 3), np.uint8)
         nearest = np.full(fill.shape[:2], np.inf, np.float32)
@@ -120,7 +118,7 @@ class CellsMethod:
             far = blend.distance(region, part)
             mine = far < nearest[view]
             np.copyto(nearest[view], far, where=mine)
-            cells = blend.cells_fill(image, part, _uncut(region), self._count, smooth=self._smooth)
+            cells = blend.cells_fill(image, part, uncut_box(region), self._count, smooth=self._smooth)
             np.copyto(fill[view], cells, where=mine[..., None])
         return fill
 
@@ -222,14 +220,3 @@ def moved(cover: Cover, dx: float, dy: float) -> Cover:
     """``cover`` in a picture whose corner is elsewhere."""
     points = None if cover.landmarks is None else (cover.landmarks + np.array([dx, dy])).astype(np.float32)
     return replace(cover, box=cover.box.moved(dx, dy), region=cover.region.moved(dx, dy), landmarks=points)
-
-
-def _uncut(region: Box) -> blend.Window:
-    """:func:`changed_box` in a frame without borders."""
-    edge = feather_of(region) + 1
-    return (
-        int(np.floor(region.x - edge)),
-        int(np.floor(region.y - edge)),
-        int(np.ceil(region.x + region.width + edge)),
-        int(np.ceil(region.y + region.height + edge)),
-    )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import GenedgeError
+from runtime.folder import user_cache
 from runtime.manifest import MANIFEST_NAME
 
 VARIABLE = "GENEDGE_FACE_DETECTOR"
@@ -74,15 +75,10 @@ def find_detector(place: str | None = None) -> DetectorFile:
     return _of_bundle(OWN, "the own detector")
 
 
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "genedge"
-
-
 def published(what: Published) -> DetectorFile | None:
     """A published detector from the cache, fetched where it is not there; None where it cannot be had."""
     try:
-        path = cache_folder() / f"{what.name}.onnx"
+        path = user_cache() / f"{what.name}.onnx"
     except RuntimeError:  # no home
         return None
     data = None

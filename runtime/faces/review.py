@@ -17,6 +17,7 @@ import numpy as np
 from runtime.faces.guard import TrackSummary
 from runtime.faces.types import Cover
 from runtime.frames import Frame
+from runtime.report import write_text
 from runtime.video.source import VideoFrame
 
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -92,12 +93,7 @@ def write_review(path: Path, title: str, tracks: list[TrackSummary], gallery: Ga
     head = " · ".join(f"{html.escape(str(value))} {html.escape(name)}" for name, value in facts.items())
     nothing = "" if uncertain else "<p>Nothing to look at: every track was sure.</p>"
     page = _PAGE.format(title=html.escape(title), head=head, count=len(uncertain), of=len(tracks), rows=rows + nothing)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def _row(track: TrackSummary, thumbnails: list[Thumbnail]) -> str:

@@ -34,10 +34,6 @@ class Call(Generic[T]):
             self._error = error
         self._done.set()
 
-    @property
-    def done(self) -> bool:
-        return self._done.is_set()
-
     def result(self) -> T:
         """What the call returned; raises what it raised, or :class:`CallTimeoutError`."""
         if not self._done.wait(max(0.0, self._deadline - time.monotonic())):
@@ -61,7 +57,6 @@ class WatchedThread:
         self._calls: deque[Call[object]] = deque()
         self._wake = threading.Condition()
         self._running: Call[object] | None = None
-        self._late = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="faces", daemon=True)
         self._thread.start()
@@ -70,7 +65,7 @@ class WatchedThread:
         """Give a call. Its result has to be asked for by the caller."""
         call = Call(work, time.monotonic() + self._timeout)
         with self._wake:
-            if self._closed or len(self._calls) >= self._limit or (self._running is not None and self._overdue()):
+            if self._closed or len(self._calls) >= self._limit or self._overdue():
                 call._deadline = 0.0  # never begun: asking for the result tells at once
                 return call
             self._calls.append(call)  # type: ignore[arg-type]

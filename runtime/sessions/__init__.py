@@ -14,7 +14,8 @@ from runtime.sessions.codes import code_ports
 from runtime.sessions.recurrent import Recurrence, RecurrentSession, Stepper, recurrence_of
 
 __all__ = [
-    "Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "open_session", "runnable",
+    "Choice", "Pending", "Session", "SessionInfo", "available_backends", "choose", "installed_backend", "open_session",
+    "runnable",
     "session_for", "taken_unasked",
 ]  # fmt: skip
 
@@ -47,6 +48,21 @@ def available_backends() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name in _VARIANT_OF and importlib.util.find_spec(name) is not None)
 
 
+def installed_backend(backend: str) -> str:
+    """``backend``, or for ``auto`` the best one that is installed.
+
+    Raises :class:`MissingExtraError` where it is not, or none is.
+    """
+    installed = available_backends()
+    if backend == "auto":
+        if not installed:
+            raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
+        return installed[0]
+    if backend not in installed:
+        raise MissingExtraError(backend, "cpu")
+    return backend
+
+
 def runnable(bundle: Bundle) -> list[Choice]:
     """Every (backend, precision) that can run on this device with the bundle's artifacts."""
     choices = []
@@ -71,17 +87,10 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
         if importlib.util.find_spec("tensorrt") is None:
             raise MissingExtraError("tensorrt", "tensorrt")
         raise GenedgeError("this version has no TensorRT session yet: use --backend openvino or onnxruntime")
-    installed = available_backends()
-    if backend == "auto":
-        if not installed:
-            raise MissingExtraError("an inference engine (openvino or onnxruntime)", "cpu")
-        backend, why = installed[0], "first installed engine"
-        if backend == "openvino":
-            why = "OpenVINO is the fastest engine for a CPU"
-    elif backend not in installed:
-        raise MissingExtraError(backend, "cpu")
-    else:
-        why = "asked for"
+    asked, backend = backend, installed_backend(backend)
+    why = "asked for"
+    if asked == "auto":
+        why = "OpenVINO is the fastest engine for a CPU" if backend == "openvino" else "first installed engine"
     artifacts = bundle.manifest.artifacts
     if precision == "auto" and (figures := _parity_of_int8(bundle, backend)):
         told = f"{figures.get('psnr_db', 0.0):.1f} dB and ΔE {figures.get('delta_e', 0.0):.2f} from PyTorch"

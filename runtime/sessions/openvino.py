@@ -74,7 +74,7 @@ class _Running:
             try:
                 slot.request.wait()
             except RuntimeError as error:
-                self._failure = _first_line(error)
+                self._failure = reason_of(error)
             finally:
                 self._inputs = slot.running = None
 
@@ -127,7 +127,7 @@ class OpenVinoSession(Session):
         if ports is not None:
             check_ports(ports, *_names(self._model), variant)
             self.code_inputs = CodeInputs.of(ports.codes)
-        self._device, self._config = device, _config(_hint(precision, float_precision), streams, threads)
+        self._device, self._config = device, engine_config(_hint(precision, float_precision), streams, threads)
         self._in_flight = max(in_flight, streams)
         self._closed = False
         self._lock = threading.Lock()
@@ -149,7 +149,7 @@ class OpenVinoSession(Session):
             self._compiled = core().compile_model(self._model, self._device, self._config)
             self._slots = deque(_Slot(self._compiled.create_infer_request()) for _ in range(self._in_flight))
         except RuntimeError as error:
-            raise GenedgeError(f"OpenVINO cannot run frames of {shape[2]}x{shape[1]}: {_first_line(error)}") from None
+            raise GenedgeError(f"OpenVINO cannot run frames of {shape[2]}x{shape[1]}: {reason_of(error)}") from None
         self._shape = shape
         self.info = _named(self.info, self._compiled, self._device)
 
@@ -175,7 +175,7 @@ class OpenVinoSession(Session):
                 slot.request.set_tensor(self._output, openvino.Tensor(out, shared_memory=True))
                 slot.request.start_async()
             except RuntimeError as error:
-                raise GenedgeError(f"OpenVINO refused the frame: {_first_line(error)}") from None
+                raise GenedgeError(f"OpenVINO refused the frame: {reason_of(error)}") from None
             slot.running = running = _Running(slot, (frames, *codes.values()), out)
         return Pending(running.result)
 
@@ -214,7 +214,7 @@ class OpenVinoStepper(Stepper):
     ) -> None:
         self._model = _read(model, variant)
         check_ports(recurrence, *_names(self._model), variant)
-        self._device, self._config = device, _config(_hint(precision, float_precision), 1, threads)
+        self._device, self._config = device, engine_config(_hint(precision, float_precision), 1, threads)
         self._frame = recurrence.frame.name
         self._request: Any = None
         self.info = SessionInfo("openvino", precision, variant, device, threads, 1)
@@ -227,7 +227,7 @@ class OpenVinoStepper(Stepper):
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
             size = f"{shapes[self._frame][2]}x{shapes[self._frame][1]}"
-            raise GenedgeError(f"OpenVINO cannot run frames of {size}: {_first_line(error)}") from None
+            raise GenedgeError(f"OpenVINO cannot run frames of {size}: {reason_of(error)}") from None
         self.info = _named(self.info, compiled, self._device)
 
     def run(self, inputs: Arrays, outputs: Arrays) -> None:
@@ -240,7 +240,7 @@ class OpenVinoStepper(Stepper):
                 self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
             self._request.infer()
         except RuntimeError as error:
-            raise GenedgeError(f"OpenVINO failed: {_first_line(error)}") from None
+            raise GenedgeError(f"OpenVINO failed: {reason_of(error)}") from None
 
     def close(self) -> None:
         self._request = None
@@ -250,7 +250,7 @@ def _read(model: bytes, variant: str) -> Any:
     try:
         return core().read_model(io.BytesIO(model))
     except RuntimeError as error:
-        raise GenedgeError(f"OpenVINO cannot read the {variant} model: {_first_line(error)}") from None
+        raise GenedgeError(f"OpenVINO cannot read the {variant} model: {reason_of(error)}") from None
 
 
 def _names(model: Any) -> tuple[list[str], list[str]]:
@@ -265,7 +265,8 @@ def _hint(precision: str, float_precision: str) -> str:
     return HINTS[precision]
 
 
-def _config(hint: str, streams: int, threads: int) -> dict[str, Any]:
+def engine_config(hint: str, streams: int, threads: int) -> dict[str, Any]:
+    """How a model is compiled: ``hint`` is f32 or bf16; pinning is off, see :class:`OpenVinoSession`."""
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": hint,
         "ENABLE_CPU_PINNING": False,
@@ -282,6 +283,7 @@ def _named(info: SessionInfo, compiled: Any, device: str) -> SessionInfo:
     return replace(info, device=str(core().get_property(device, "FULL_DEVICE_NAME")).strip(), threads=threads)
 
 
-def _first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """The last line of what OpenVINO says, which is the one that tells."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -17,6 +17,7 @@ import pytest
 from runtime.errors import GenedgeError
 from runtime.faces import resolve
 from runtime.faces.resolve import OWN, Published, find_detector, published
+from runtime.folder import user_cache
 
 DATA = b"as good as a model" * 100
 
@@ -74,7 +75,7 @@ def test_it_is_fetched_once_and_kept(server: Server, capsys) -> None:
 
 def test_a_damaged_cache_is_fetched_again(server: Server) -> None:
     assert published(server.file)
-    path = resolve.cache_folder() / "face.onnx"
+    path = user_cache() / "face.onnx"
     path.write_bytes(DATA[:-1])
     found = published(server.file)
     assert found is not None
@@ -91,7 +92,7 @@ def test_what_does_not_come_whole_is_not_kept(server: Server, what: str, capsys)
     else:
         server.body, server.announce = DATA[:50], len(DATA)
     assert published(server.file) is None
-    assert not list(resolve.cache_folder().glob("*")) if resolve.cache_folder().exists() else True
+    assert not list(user_cache().glob("*")) if user_cache().exists() else True
     assert "own detector" in capsys.readouterr().err
 
 
@@ -155,7 +156,7 @@ def test_the_order(server: Server, tmp_path: Path, monkeypatch) -> None:
     assert find_detector(str(chosen)).read() == b"chosen"
     monkeypatch.delenv(resolve.VARIABLE)
     server.status = 404
-    (resolve.cache_folder() / "face.onnx").unlink()
+    (user_cache() / "face.onnx").unlink()
     own = find_detector()
     assert own.path.parent == OWN
     assert own.takes_frames
