@@ -15,8 +15,9 @@ What may be no face at all must not stay for ever: a track of a single sight bel
 ``lookahead`` / 2 frames to both sides (or ``hold`` / 4 seconds after it, if that is longer), in full from its second
 sight on. Two weak sights that are at most 1.5 ``lookahead`` frames apart leave no frame between them uncovered.
 
-A track that never had a ``high`` score is mostly a hand or a pattern: without a sight it is followed over one face size
-at most, and grows less.
+A track that never had a ``high`` score is mostly a hand or a pattern, and one that was left behind where another face
+was taken for its own is mostly empty: without a sight both are followed over one face size at most, and grow less. What
+the predictions of any track were off adds MOST_OFF of its size at most: beyond that they were no predictions.
 
 How far that reaches is tested: a face of 20 to 200 pixels (w: its width) is inside of the ellipse of its region in
 each of k frames in a row that miss it, with a look-ahead L and sights of a ``high`` score in the frames around them
@@ -70,6 +71,7 @@ HELD_MOST = 900  # frames, however little time they take
 MOST_GROWTH = 2.0  # of a region's sides
 WEAK_GROWTH = 1.5  # the same of a track that never had a high score
 WEAK_WAY = 1.0  # face sizes that such a track is followed without a sight, and a quarter of that to all sides
+MOST_OFF = 1.0  # face sizes to all sides that what the predictions were off adds at most
 OFF_FRAMES = 5  # frames over which what the predictions were off adds up
 UNKNOWN_SPEED = 0.05  # face sizes a frame that one may move that was seen once
 SAME = 0.5  # intersection over union from which two detections in one frame are the same face
@@ -509,7 +511,12 @@ class Guard:
         return Cover(track.number, box, region, "filled", after.score, landmarks, False)
 
     def _is_doubtful(self, track: Track) -> bool:
-        return track.best < self.settings.high and not track.last.late
+        return (track.best < self.settings.high and not track.last.late) or self._was_left(track)
+
+    @staticmethod
+    def _was_left(track: Track) -> bool:
+        """Whether nothing was seen of ``track`` since it was left behind."""
+        return track.since == track.last.index
 
     def _is_weak(self, track: Track) -> bool:
         return track.seen == 1 and self._is_doubtful(track)
@@ -591,7 +598,7 @@ def _off(motion: Motion, box: Box, steps: int) -> float:
     if not motion.known:
         return UNKNOWN_SPEED * size * min(steps, OFF_FRAMES)
     noise = JITTER * size * max(STEADY_GAIN, 2 / motion.known)  # both ends of the way may be off
-    return motion.off * min(steps, OFF_FRAMES) + noise * min(steps, TRAVEL)
+    return min(MOST_OFF * size, motion.off * min(steps, OFF_FRAMES)) + noise * min(steps, TRAVEL)
 
 
 def _no_smaller(box: Box, than: Box) -> Box:

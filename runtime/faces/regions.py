@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.faces.track import MOST_NUMBER, Sight, Track, size_of
+from runtime.faces.track import MOST_NUMBER, SMOOTHED, Matrix, Sight, Track, size_of
 from runtime.faces.types import Box, Landmarks
 
 CLOSE = 1.03  # of an ellipse's size
+SWAY = 0.08  # of the face's size that smoothed landmarks may be beside those of the frame
 _POINTS = 16
 _CIRCLE = [
     (math.cos(angle) / math.cos(math.pi / _POINTS), math.sin(angle) / math.cos(math.pi / _POINTS))
@@ -72,33 +73,38 @@ def plausible(landmarks: Landmarks, ease: float = 0.0) -> bool:
 def smooth(track: Track, here: Sight) -> tuple[Box, Landmarks | None]:
     """Box and landmarks of a sight, averaged with as many sights before as after, so that an even motion has no lag.
 
-    Without sights after it, the landmarks that were smoothed with those before, and the box as it is.
+    Over as many of SMOOTHED frames to both sides as there are sights, and as long as the average stays near the sight
+    itself: a turn of the head is not to be smoothed away. Without sights after it, the landmarks that were smoothed
+    with those before, and the box as it is.
     """
     box, landmarks = here.box, here.steady
-    sides = []
-    for steps, weight in ((1, 2.0), (2, 1.0)):
+    sides: list[tuple[Sight, Sight]] = []
+    while len(sides) < SMOOTHED:
+        steps = len(sides) + 1
         before, after = track.at(here.index - steps), track.at(here.index + steps)
         if before is None or after is None:
             break
-        sides.append((weight, before, after))
+        sides.append((before, after))
     if not sides:
         return box, landmarks
-    total = 3.0 + 2 * sum(weight for weight, _, _ in sides)
-    numbers = [
-        (3.0 * box[place] + sum(weight * (one.box[place] + other.box[place]) for weight, one, other in sides)) / total
-        for place in range(4)
-    ]
-    mean = Box(*numbers)
-    if mean.iou(box) > 0.8:  # else it turns faster than the average can follow
-        box = mean
+    boxes = np.array([here.box, *(side.box for pair in sides for side in pair)], np.float64)
+    for reach in range(len(sides), 0, -1):
+        mean = Box(*_mean(boxes, reach).tolist())
+        if mean.iou(box) > 0.8:  # else it turns faster than the average can follow
+            box = mean
+            break
     if here.landmarks is None:
         return box, None
-    points = np.float32(3.0) * here.landmarks
-    for weight, one, other in sides:
-        if one.landmarks is None or other.landmarks is None:
-            return box, landmarks
-        points = points + np.float32(weight) * (one.landmarks + other.landmarks)
-    points = points / np.float32(total)
-    if float(np.abs(points - here.landmarks).max()) <= 0.08 * size_of(here.box):
-        landmarks = np.asarray(points, np.float32)
+    known = next((k for k, pair in enumerate(sides) if any(side.landmarks is None for side in pair)), len(sides))
+    points = np.array([here.landmarks, *(side.landmarks for pair in sides[:known] for side in pair)], np.float64)
+    for reach in range(known, 0, -1):
+        average = _mean(points, reach)
+        if float(np.abs(average - here.landmarks).max()) <= SWAY * size_of(here.box):
+            return box, np.asarray(average, np.float32)
     return box, landmarks
+
+
+def _mean(values: Matrix, reach: int) -> Matrix:
+    """Of the first of ``values`` and ``reach`` pairs around it, the nearest first: weights fall to the outside."""
+    weights = np.array([reach + 1.0, *(reach + 1.0 - steps for steps in range(1, reach + 1) for _ in range(2))])
+    return np.asarray(np.tensordot(weights / weights.sum(), values[: len(weights)], 1), np.float64)

@@ -26,6 +26,7 @@ SIZE_RATIO = 2.2  # a face does not become this much larger from one sight to th
 TRAVEL = 12  # frames for which a velocity is trusted; then it fades
 FADE = 0.9  # a frame
 STEADY_GAIN = 0.35  # of the velocity, once it is known; 1/k at the k-th difference before
+SMOOTHED = 7  # sights to both sides that a sight is averaged with
 BACK_FRAMES = 4  # over which the velocity before the first sight is taken
 JITTER = 0.04  # of the face's size: a difference to the prediction that small is the detector's noise
 LANDMARK_GAIN = 0.6  # share of a new sight in the landmarks
@@ -105,8 +106,8 @@ class Track:
         return None
 
     def forget_before(self, index: int) -> None:
-        """Drop what frames from ``index`` on do not need: all but two frames before, and the latest sight."""
-        while len(self.sights) > 1 and self.sights[1].index < index - 2:
+        """Drop what frames from ``index`` on do not need: all but SMOOTHED frames before, and the latest sight."""
+        while len(self.sights) > 1 and self.sights[1].index < index - SMOOTHED:
             del self.sights[0]
         for key in [key for key in self.matched if key < index - 1]:
             del self.matched[key]
