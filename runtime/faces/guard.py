@@ -8,8 +8,9 @@ Every frame waits for ``lookahead`` later ones, and is then decided from all sig
 * filled: in the ``lookahead`` frames before the first sight.
 
 Where a face was not seen, the region holds all places where it may be: where it was last, where its motion leads, where
-its picture is found again; and it grows by ``grow`` a frame and by what the latest predictions were off. Nothing is
-carried over a cut.
+its picture is found again; and it grows by ``grow`` a frame and by what the latest predictions were off. Where its
+picture is found again without a doubt, it is followed by that instead: the region is about it, holds what the motion
+says up to FOLLOWED_WAY of it, and grows for FOLLOWED_GROWTH frames. Nothing is carried over a cut.
 
 What may be no face at all must not stay for ever: a track of a single sight below ``high`` is covered half as far,
 ``lookahead`` / 2 frames to both sides (or ``hold`` / 4 seconds after it, if that is longer), in full from its second
@@ -52,6 +53,7 @@ from runtime.faces.track import (
     MOST_NUMBER,
     STEADY_GAIN,
     TRAVEL,
+    Match,
     Matrix,
     Motion,
     Sight,
@@ -71,6 +73,9 @@ HELD_MOST = 900  # frames, however little time they take
 MOST_GROWTH = 2.0  # of a region's sides
 WEAK_GROWTH = 1.5  # the same of a track that never had a high score
 WEAK_WAY = 1.0  # face sizes that such a track is followed without a sight, and a quarter of that to all sides
+FOLLOWED = 0.85  # likeness down to which a face that is followed by its picture is where that is found
+FOLLOWED_WAY = 0.4  # face sizes from there that such a face is covered towards where its motion leads
+FOLLOWED_GROWTH = 4  # frames for which the region of such a face grows
 MOST_OFF = 1.0  # face sizes to all sides that what the predictions were off adds at most
 OFF_FRAMES = 5  # frames over which what the predictions were off adds up
 UNKNOWN_SPEED = 0.05  # face sizes a frame that one may move that was seen once
@@ -239,7 +244,7 @@ class Guard:
         track = self._known_at(index, shot, face.box)
         if track is not None:
             track.see(face, index, clock, False, late=True)
-            track.matched = {key: box for key, box in track.matched.items() if key < index}
+            track.matched = {key: match for key, match in track.matched.items() if key < index}
         else:
             track = self._begin(face, index, clock, shot, late=True)
         self._match_onwards(track)
@@ -360,8 +365,7 @@ class Guard:
 
     def _left_behind(self, track: Track) -> Track:
         """A track that stays where ``track`` was, because what was taken for its face may be another one's."""
-        motion = track.last.motion if track.last.motion.known >= 3 else Motion()
-        sight = replace(track.last, sure=False, landmarks=None, steady=None, motion=motion)
+        sight = replace(track.last, sure=False, landmarks=None, steady=None, motion=Motion())
         left = Track(self._numbers, track.shot, [sight], track.seen, track.best, dict(track.matched), sight.index)
         self._numbers += 1
         return left
@@ -397,30 +401,30 @@ class Guard:
         """Follow the picture of a face from its last sight, or from where it was found last, to the newest frame."""
         if track.blind:
             return
-        here, before = track.last.box, None
+        here, before = Match(track.last.box, 1.0), None
         for frame in (*self._popped, *self._waiting):
             if frame.shot != track.shot or frame.index < track.last.index:
                 continue
             known = track.matched.get(frame.index)
             if frame.index == track.last.index or known is not None:
-                here, before = known or track.last.box, frame.small
+                here, before = known or Match(track.last.box, 1.0), frame.small
                 continue
             if self._matches <= 0:
                 return
             found = None
             if before is not None and frame.small is not None:
                 self._matches -= 1
-                around = here.union(here.moved(track.last.motion.dx, track.last.motion.dy))
-                found = before.locate(here, frame.small, around)
+                around = here.box.union(here.box.moved(track.last.motion.dx, track.last.motion.dy))
+                found = before.locate(here.box, frame.small, around)
             if found is None:
                 track.blind = True
                 return
-            here, before = found[0], frame.small
+            here, before = Match(found[0], min(here.alike, found[1])), frame.small
             track.matched[frame.index] = here
 
     def _match_backwards(self, track: Track) -> None:
         """Follow the picture of a new face through the frames before its first sight."""
-        here, later = track.last.box, None
+        here, later = Match(track.last.box, 1.0), None
         most = self._filled_most(track)
         for frame in reversed(self._waiting):
             if frame.index >= track.last.index:
@@ -431,10 +435,10 @@ class Guard:
             if later is None or frame.small is None or self._matches <= 0:
                 return
             self._matches -= 1
-            found = later.locate(here, frame.small, here)
+            found = later.locate(here.box, frame.small, here.box)
             if found is None:
                 return
-            here, later = found[0], frame.small
+            here, later = Match(found[0], min(here.alike, found[1])), frame.small
             track.matched[frame.index] = here
 
     # -- deciding -------------------------------------------------------------------------------
@@ -465,9 +469,6 @@ class Guard:
         gap, steps = after.index - before.index, frame.index - before.index
         nearest = min(steps, gap - steps)
         box = between(before.box, after.box, steps / gap)
-        boxes = [box]
-        if (matched := track.matched.get(frame.index)) is not None:
-            boxes.append(matched)
         (x, y), (to_x, to_y) = before.box.center, after.box.center
         motion, bend = before.motion, 0.0
         if motion.known:  # on a path that bends evenly the middle is this far from the line
@@ -477,37 +478,27 @@ class Guard:
             share = np.float32(steps / gap)
             landmarks = np.asarray(before.steady + share * (after.landmarks - before.steady), np.float32)
         sure = before.sure and after.sure and nearest <= SURE_MISSES and landmarks is not None
-        region = self._region(track, boxes, nearest, bend)
+        region = self._where(track, frame, None, box, nearest, bend)
         return Cover(track.number, box, region, "interpolated", before.score, landmarks, sure)
 
     def _held(self, track: Track, before: Sight, frame: _Waiting) -> Cover:
         steps = frame.index - before.index
         box = predicted(before, steps)
-        off = _off(before.motion, before.box, steps)
-        if self._is_doubtful(track):
-            box, off = _no_further(before.box, box), min(off, WEAK_WAY / 4 * size_of(before.box))
-        boxes = [before.box, _no_smaller(box, before.box)]
+        region = self._where(track, frame, before.box, box, steps, _off(before.motion, before.box, steps))
         if (matched := track.matched.get(frame.index)) is not None:
-            boxes.append(matched)
-            box = matched
+            box = matched.box
         landmarks = None if before.steady is None else carried(before.steady, before.box, box)
         sure = before.sure and steps <= SURE_MISSES and landmarks is not None
-        region = self._region(track, boxes, steps, off)
         return Cover(track.number, box, region, "held", before.score, landmarks, sure)
 
     def _filled(self, track: Track, after: Sight, frame: _Waiting) -> Cover:
         steps = after.index - frame.index
         motion = track.motion_from(after)
         box = after.box.moved(-motion.dx * steps, -motion.dy * steps) if motion.known else after.box
-        off = _off(motion, after.box, steps)
-        if self._is_doubtful(track):
-            box, off = _no_further(after.box, box), min(off, WEAK_WAY / 4 * size_of(after.box))
-        boxes = [after.box, box]
+        region = self._where(track, frame, after.box, box, steps, _off(motion, after.box, steps))
         if (matched := track.matched.get(frame.index)) is not None:
-            boxes.append(matched)
-            box = matched
+            box = matched.box
         landmarks = None if after.landmarks is None else carried(after.landmarks, after.box, box)
-        region = self._region(track, boxes, steps, off)
         return Cover(track.number, box, region, "filled", after.score, landmarks, False)
 
     def _is_doubtful(self, track: Track) -> bool:
@@ -532,6 +523,25 @@ class Guard:
             hold, least = hold / 4, max(HELD_LEAST, (self.settings.lookahead + 1) // 2)
         steps = frame.index - before.index
         return steps <= least or (steps <= HELD_MOST and frame.clock - before.clock <= hold + 1e-9)
+
+    def _where(self, track: Track, frame: _Waiting, seen: Box | None, guess: Box, steps: int, extra: float) -> Box:
+        """The region of a face in a frame without a sight of it: where it was ``seen``, ``steps`` frames away, where it
+        is by a ``guess`` that is up to ``extra`` pixels off, and where its picture was found.
+
+        A face that was followed by its picture without a doubt is near where that was found."""
+        matched = track.matched.get(frame.index)
+        boxes = [guess] if seen is None else [seen, _no_smaller(guess, seen)]
+        size = size_of(boxes[0])
+        if matched is not None and matched.alike >= FOLLOWED:
+            place = matched.box
+            boxes = [_no_further(place, _of_size(guess, place), FOLLOWED_WAY)]
+            steps, extra = min(steps, FOLLOWED_GROWTH), min(extra, FOLLOWED_WAY / 2 * size)
+        elif seen is not None and self._is_doubtful(track):
+            boxes[1] = _no_further(seen, boxes[1], WEAK_WAY)
+            extra = min(extra, WEAK_WAY / 4 * size)
+        if matched is not None:
+            boxes.append(matched.box)
+        return self._region(track, boxes, steps, extra)
 
     def _region(self, track: Track | None, boxes: Sequence[Box], steps: int, extra: float) -> Box:
         """What must be replaced so that a face in any of ``boxes``, ``steps`` frames from a sight and up to ``extra``
@@ -606,10 +616,16 @@ def _no_smaller(box: Box, than: Box) -> Box:
     return box if box.width >= than.width else box.scaled(than.width / max(1e-6, box.width))
 
 
-def _no_further(box: Box, to: Box) -> Box:
-    """``to``, or on the way there, WEAK_WAY from ``box``."""
+def _of_size(box: Box, like: Box) -> Box:
+    """A box of the size of ``like`` about the centre of ``box``."""
+    (x, y), (to_x, to_y) = like.center, box.center
+    return like.moved(to_x - x, to_y - y)
+
+
+def _no_further(box: Box, to: Box, sizes: float) -> Box:
+    """``to``, or on the way there, ``sizes`` of its own sizes from ``box``."""
     (x, y), (to_x, to_y) = box.center, to.center
-    way, most = math.hypot(to_x - x, to_y - y), WEAK_WAY * size_of(box)
+    way, most = math.hypot(to_x - x, to_y - y), sizes * size_of(box)
     return to if way <= most else to.moved((most / way - 1) * (to_x - x), (most / way - 1) * (to_y - y))
 
 

@@ -64,6 +64,14 @@ class Sight:
     late: bool = False
 
 
+class Match(NamedTuple):
+    """Where a face was found by its picture, and how alike, 0 to 1, the worst pair of frames on the way from a sight
+    is."""
+
+    box: Box
+    alike: float
+
+
 @dataclass
 class Track:
     """A face that is followed within one shot. ``sights``: the latest, oldest first, never empty.
@@ -78,7 +86,7 @@ class Track:
     sights: list[Sight]
     seen: int
     best: float
-    matched: dict[int, Box] = field(default_factory=dict)
+    matched: dict[int, Match] = field(default_factory=dict)
     since: int = -1
     blind: bool = False
 
@@ -116,7 +124,7 @@ class Track:
         """Where it should be in the frame ``index``, later than the last sight."""
         matched = self.matched.get(index - 1)
         if matched is not None:
-            return matched.moved(self.last.motion.dx, self.last.motion.dy)
+            return matched.box.moved(self.last.motion.dx, self.last.motion.dy)
         return predicted(self.last, index - self.last.index)
 
     def motion_from(self, first: Sight) -> Motion:
