@@ -3,10 +3,12 @@
     python -m recipes.face_detector --out runs/face-detector --minutes 40
 
 Training material is redistributable only: the portraits of members of the United States Congress (public domain) pasted
-into CID22 and CLIC 2025 photos, these photos themselves, and two of the sign language clips (CC BY 4.0), all under
-``$GENEDGE_ASSETS``. The teacher, YuNet (Wu et al., YuNet: A Tiny Millisecond-level Face Detector, 2023; Apache-2.0),
-labels what faces the photos and clips hold. The run is seeded, writes a checkpoint and a log line every ``--every``
-steps, and resumes from the checkpoint when started again.
+into CID22 and CLIC 2025 photos, these photos themselves, and the clips of TRAINING_CLIPS (public domain, Apache-2.0,
+CC BY), all under ``$GENEDGE_ASSETS``. The teacher, YuNet (Wu et al., YuNet: A Tiny Millisecond-level Face Detector,
+2023; Apache-2.0), labels what faces the photos and clips hold; those of the clips are pasted elsewhere too, for they
+are seen from the side and in poor light as no official portrait is. The run is seeded, writes a checkpoint and a log
+line every ``--every`` steps, and resumes from the checkpoint when started again. ``--start`` begins with the weights of
+an earlier run instead of random ones.
 
 The heads have YuNet's form, so that one decoder serves both. Cells near a face's centre are positive (FCOS, Tian et
 al., 2019), the scores are trained by the quality focal loss (Li et al., Generalized Focal Loss, 2020), the boxes by
@@ -17,11 +19,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import math
 import random
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +34,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +46,14 @@ from recipes.training import add_settings, settings_of
 from runtime.faces.types import MIRRORED, Box
 
 CHECKPOINT = "checkpoint.pt"
-TRAINING_CLIPS = ("asl_book.mkv", "asl_student.mkv")
+TRAINING_CLIPS = {  # clip -> how many of its frames, spread evenly
+    "asl_book.mkv": 40,
+    "asl_student.mkv": 40,
+    "short_hamilton_clip.mp4": 275,
+    "egoblur_two_people.mp4": 14,
+    "bigbuckbunny.mp4": 40,
+}
+LENT = 24.0  # pixels of a clip's face, geometric mean of its sides, from which it is pasted elsewhere
 SIDE = 320  # pixels of a prepared scene
 SURE, MAYBE = 0.6, 0.3  # teacher's scores: a face; between them it is left open whether there is one
 
@@ -54,7 +65,8 @@ class Settings:
     crop: int = 256
     batch: int = 16
     lr: float = 3e-3
-    scenes: int = 7000
+    scenes: int = 9000
+    clips: str = ",".join(TRAINING_CLIPS)
     steps: int = 200_000
     ema: float = 0.998
     seed: int = 2026
@@ -110,41 +122,74 @@ def portraits_of(assets: Path) -> list[Portrait]:
     return [Portrait(read_image(row.path), row.box, row.landmarks.astype(np.float32)) for row in rows if row.faces == 1]
 
 
+def lent_faces(frames: list[Frame], teacher: Teacher) -> list[Portrait]:
+    """The faces of clips' frames with what is around them, as if they were portraits."""
+    result = []
+    for frame in frames:
+        scale = min(1.0, 640 / max(frame.shape[:2]))
+        seen = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        for row in teacher(seen):
+            x, y, width, height = row[:4] / scale
+            if row[14] < 0.7 or math.sqrt(max(0, width * height)) < LENT:
+                continue
+            left, top = max(0, round(x - width)), max(0, round(y - height * 0.8))
+            part = frame[top : round(y + 2.2 * height), left : round(x + 2 * width)]
+            box = Box(float(x - left), float(y - top), float(width), float(height))
+            points = row[4:14].reshape(5, 2) / scale - (left, top)
+            result.append(Portrait(np.ascontiguousarray(part), box, points.astype(np.float32)))
+    return result
+
+
 class SceneMaker:
     """Makes scenes from the material, one after the other, by a seeded random generator."""
 
-    def __init__(self, assets: Path, seed: int) -> None:
+    def __init__(self, assets: Path, seed: int, clips: tuple[str, ...] = tuple(TRAINING_CLIPS)) -> None:
         self.random = random.Random(seed)
         self.portraits = portraits_of(assets)
         photos = [*sorted((assets / "images/cid22").glob("train_*")), *sorted((assets / "images/clic2025").iterdir())]
         self.photos = [read_image(path) for path in photos if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
-        self.frames = [frame for name in TRAINING_CLIPS for frame in clip_frames(assets / "video" / name, 40)]
+        self.clips = [clip_frames(assets / "video" / name, TRAINING_CLIPS[name]) for name in clips]
         self.teacher = Teacher(assets)
+        self.lent = lent_faces([frame for frames in self.clips for frame in frames], self.teacher)
         # photos with people in them are rare and worth the most
         self.peopled = [photo for photo in self.photos if (self.teacher(photo)[:, 14] > SURE).any()]
 
     def scene(self) -> Scene:
         chance = self.random.random()
-        if chance < 0.12:
-            image = self.piece(self.random.choice(self.frames))
-        elif chance < 0.30 and self.peopled:
+        if chance < 0.30:
+            # of the clips the long ones more often, but none hardly ever
+            clip = self.random.choices(self.clips, [math.sqrt(len(frames)) for frames in self.clips])[0]
+            image = self.piece(self.random.choice(clip), smallest=0.3)
+        elif chance < 0.42 and self.peopled:
             image = self.piece(self.random.choice(self.peopled))
         else:
             image = self.piece(self.random.choice(self.photos))
-        pasted: list[Label] = []
-        if chance >= 0.30 and self.random.random() < 0.9:
+        labels = self.real(image, [])
+        if self.random.random() < (0.9 if chance >= 0.42 else 0.2):
+            pasted: list[Label] = []
             for _ in range(self.random.choice((1, 1, 1, 2, 2, 3, 4))):
-                if label := self.paste(image, pasted):
+                if label := self.paste(image, [*pasted, *labels]):
                     pasted.append(label)
+            labels += pasted
         image = self.degraded(image)
-        found = labels_of(self.teacher(image))
-        real = [label for label in found if all(label.box.iou(other.box) < 0.3 for other in pasted)]
-        return Scene(image, (*pasted, *real))
+        return Scene(image, (*labels, *self.real(image, labels)))
 
-    def piece(self, photo: Frame) -> Frame:
+    def real(self, image: Frame, known: list[Label]) -> list[Label]:
+        """What the teacher sees in ``image`` besides what is known, in its own size and enlarged: it is surer of
+        small faces then."""
+        labels = list(known)
+        for factor in (1.0, 2.0):
+            seen = image if factor == 1 else cv2.resize(image, None, fx=factor, fy=factor)
+            for label in labels_of(self.teacher(seen)):
+                found = Label(Box(*(side / factor for side in label.box)), label.landmarks / factor, label.open)
+                if all(found.box.iou(other.box) < 0.3 for other in labels):
+                    labels.append(found)
+        return labels[len(known) :]
+
+    def piece(self, photo: Frame, smallest: float = 0.45) -> Frame:
         """A square of a photo, reduced or a little enlarged to SIDE."""
         height, width = photo.shape[:2]
-        side = round(min(height, width) * self.random.uniform(0.45, 1.0))
+        side = round(min(height, width) * self.random.uniform(smallest, 1.0))
         y, x = self.random.randint(0, height - side), self.random.randint(0, width - side)
         piece = photo[y : y + side, x : x + side]
         way = cv2.INTER_AREA if side > SIDE else cv2.INTER_LINEAR
@@ -153,12 +198,14 @@ class SceneMaker:
     def paste(self, image: Frame, others: list[Label]) -> Label | None:
         """Put a portrait into ``image``; None where there is no room."""
         draw = self.random
-        portrait = draw.choice(self.portraits)
+        lent = bool(self.lent) and draw.random() < 0.3
+        portrait = draw.choice(self.lent if lent else self.portraits)
         x, y, width, height = portrait.box
-        size = math.exp(draw.uniform(math.log(12), math.log(230)))  # geometric mean of the face's sides
+        largest = min(230.0, 1.6 * math.sqrt(width * height)) if lent else 230.0
+        size = math.exp(draw.uniform(math.log(12), math.log(largest)))  # geometric mean of the face's sides
         factor = size / math.sqrt(width * height)
         angle = draw.gauss(0, 12) if draw.random() < 0.85 else draw.uniform(-70, 70)
-        squeeze = draw.uniform(0.6, 1.0) if draw.random() < 0.35 else draw.uniform(0.92, 1.08)
+        squeeze = draw.uniform(0.55, 1.0) if draw.random() < 0.35 else draw.uniform(0.92, 1.08)
         shear = draw.gauss(0, 0.08)
         turn = math.radians(angle)
         turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -174,7 +221,7 @@ class SceneMaker:
             return None
         source = portrait.image
         mask = np.zeros(source.shape[:2], np.uint8)
-        if draw.random() < 0.25:
+        if draw.random() < (0.5 if lent else 0.25):
             mask[:] = 255  # the whole portrait, background and all
         else:
             grow = draw.uniform(1.15, 1.9)
@@ -237,6 +284,9 @@ class SceneMaker:
 
     def degraded(self, image: Frame) -> Frame:
         draw = self.random
+        if draw.random() < 0.25:  # a dark room
+            light = draw.uniform(0.15, 0.7) * (image.astype(np.float32) / 255) ** draw.uniform(1.0, 1.6)
+            image = (255 * light + draw.uniform(0, 12)).clip(0, 255).astype(np.uint8)
         if draw.random() < 0.25:
             image = cv2.GaussianBlur(image, (0, 0), draw.uniform(0.4, 1.8))
         if draw.random() < 0.1:  # motion
@@ -424,11 +474,12 @@ def prepared(assets: Path, settings: Settings, out: Path) -> list[Scene]:
     """The scenes of a run, made once and kept in its folder."""
     path = out / "scenes.npz"
     if not path.exists():
-        maker = SceneMaker(assets, settings.seed)
+        maker = SceneMaker(assets, settings.seed, tuple(settings.clips.split(",")))
         begun = time.monotonic()
         scenes = [maker.scene() for _ in range(settings.scenes)]
         print(
-            f"{len(scenes)} scenes in {time.monotonic() - begun:.0f} s, {len(maker.peopled)} photos hold faces",
+            f"{len(scenes)} scenes in {time.monotonic() - begun:.0f} s, {len(maker.peopled)} photos hold faces, "
+            f"{len(maker.lent)} faces lent by clips",
             flush=True,
         )
         counts = [len(scene.labels) for scene in scenes]
@@ -451,11 +502,15 @@ def prepared(assets: Path, settings: Settings, out: Path) -> list[Scene]:
     return result
 
 
-def train(settings: Settings, out: Path, assets: Path, minutes: float, every: int) -> Path:
+def train(settings: Settings, out: Path, assets: Path, minutes: float, every: int, start: Path | None = None) -> Path:
     """Run or resume a training; returns the path of the ``.safetensors`` file."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     net, average = FaceNet(), FaceNet()
+    started_from = ""
+    if start is not None:
+        started_from = hashlib.sha256(start.read_bytes()).hexdigest()
+        net.load_state_dict(load_file(start))
     average.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, weight_decay=1e-3)
     step, spent = 0, 0.0
@@ -467,12 +522,14 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
+        step, spent, started_from = state["step"], state["spent"], state["start"]
         print(f"resumed at step {step}", flush=True)
     batches = Batches(prepared(assets, settings, out), settings)
     batches.random.seed(settings.seed + step)
     started, losses = time.monotonic(), []
     net.train()
+    pool = ThreadPoolExecutor(1)
+    made = pool.submit(batches.batch)
     while True:
         elapsed = spent + time.monotonic() - started
         progress = max(step / settings.steps, elapsed / (minutes * 60))
@@ -490,6 +547,7 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
                 "optimizer": optimizer.state_dict(),
                 "step": step,
                 "spent": elapsed,
+                "start": started_from,
             }
             torch.save(state, out / "checkpoint.tmp")
             (out / "checkpoint.tmp").replace(saved)
@@ -499,8 +557,11 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
         factor = min(1.0, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor
-        images, targets = batches.batch()
-        loss = loss_of(net.heads(images), targets, settings.crop)
+        images, targets = made.result()
+        made = pool.submit(batches.batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            heads = net.heads(images)
+        loss = loss_of({name: head.float() for name, head in heads.items()}, targets, settings.crop)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 10.0)
@@ -515,6 +576,7 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
                     value.copy_(current)
         losses.append(float(loss.detach()))
         step += 1
+    pool.shutdown()
     return out / "face-detector.safetensors"
 
 
@@ -524,13 +586,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=40, help="the schedule ends after this time at the latest")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for all")
+    parser.add_argument("--start", type=Path, help=".safetensors of an earlier run to begin with")
     add_settings(parser, Settings())
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     settings = settings_of(options, Settings)
-    print(f"wrote {train(settings, options.out, assets_folder(), options.minutes, options.every)}")
+    written = train(settings, options.out, assets_folder(), options.minutes, options.every, options.start)
+    print(f"wrote {written}")
     return 0
 
 
