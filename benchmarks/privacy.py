@@ -30,9 +30,9 @@ def measure(options: argparse.Namespace) -> common.Result:
     result = common.Result(NAME, common.conditions(threads=options.threads))
     parts = (options.only,) if options.only else PARTS
     if "selftest" in parts:
-        measure_selftest(result, options.method, options.quick, options.threads)
+        measure_selftest(result, options.method, options.quick, options.threads, options.generator)
     if "people" in parts:
-        measure_people(result, options.method, options.quick, options.threads)
+        measure_people(result, options.method, options.quick, options.threads, options.generator)
     extra = [word for name in ("detector", "generator") if (path := getattr(options, name))
              for word in (f"--{name}", str(path))]  # fmt: skip
     if "clips" in parts:
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--clip", action="append", metavar="NAME", help="a clip or photo of the test material; repeatable"
     )
     parser.add_argument("--detector", type=Path, metavar="FILE", help="handed to deid (default: the one deid takes)")
-    parser.add_argument("--generator", type=Path, metavar="BUNDLE", help="handed to deid, for the method generator")
+    parser.add_argument("--generator", type=Path, metavar="BUNDLE", help="that the method generator draws with")
     parser.add_argument("--sheets", type=Path, metavar="DIR", help="write contact sheets of open faces there")
     parser.add_argument("--deface", metavar="PATH", help="deface's executable (default: the one on the PATH)")
     parser.add_argument("--input", type=Path, metavar="VIDEO", help="clip for the speed (default: the Hamilton clip)")

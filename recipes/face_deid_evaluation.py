@@ -31,6 +31,7 @@ from benchmarks.faces.crops import KNOWN_CODES, parrot_people, parrot_rate, thro
 from benchmarks.faces.identity import Embedder, threshold_of
 from benchmarks.faces.people import (
     Covered,
+    FreshPainter,
     MethodOf,
     Sample,
     aligned,
@@ -48,7 +49,7 @@ from runtime.faces.detect import open_detector
 from runtime.faces.generator import GeneratorPainter
 from runtime.faces.methods import make_method
 from runtime.faces.passcode import RecordingKeys
-from runtime.faces.types import Cover, FaceDetector, TrackKeys
+from runtime.faces.types import Cover, FaceDetector
 from runtime.frames import Frame
 from runtime.sessions import choose, open_session
 from runtime.sessions.base import Session
@@ -57,16 +58,6 @@ CLIP = "video/asl_again.mkv"
 FRAMES = 120
 DIVERSE, CODES = 60, 6
 Vectors = NDArray[np.float32]
-
-
-class FreshPainter:
-    """Draws every face as the first of its track: nothing is smoothed between the pictures of different people."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def paint(self, original: Frame, target: Frame, cover: Cover, keys: TrackKeys) -> None:
-        GeneratorPainter(self.session).paint(original, target, cover, keys)
 
 
 class Judge(Protocol):

@@ -83,8 +83,11 @@ class People:
         )
 
 
-def measure_people(result: common.Result, methods: Sequence[str], quick: bool, threads: int) -> None:
-    """Every measure on crops, for each method; a method that is not here is skipped by name."""
+def measure_people(
+    result: common.Result, methods: Sequence[str], quick: bool, threads: int, generator: Path | None = None
+) -> None:
+    """Every measure on crops, for each method; a method that is not here is skipped by name. ``generator``: bundle of
+    the method of that name."""
     people = People.load(quick, threads)
     sure = people.thresholds[0]
     result.conditions |= {
@@ -98,7 +101,7 @@ def measure_people(result: common.Result, methods: Sequence[str], quick: bool, t
     solid_rate: Rate | None = None
     for name in ("solid", *(name for name in methods if name != "solid")):
         try:
-            method = MethodOf(name)
+            method = MethodOf.called(name, generator, threads)
         except (GenedgeError, ModuleNotFoundError) as reason:
             result.targets.append(common.skipped(f"{name} on crops", str(reason)))
             continue

@@ -7,6 +7,7 @@ import hashlib
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +17,12 @@ from recipes.assets import assets_folder
 from recipes.portraits import portrait_rows
 from runtime.errors import GenedgeError
 from runtime.faces.align import similarity
-from runtime.faces.types import Applied, Box, Cover, Landmarks, Method
+from runtime.faces.types import Applied, Box, Cover, Landmarks, Method, TrackKeys
 from runtime.frames import Frame
 
 if TYPE_CHECKING:
     from runtime.faces.methods import Painter
+    from runtime.sessions.base import Session
 
 LFW, PORTRAITS = "faces/lfw_aligned_112", "faces/congress_pd"
 TEMPLATE = np.array(
@@ -122,6 +124,21 @@ def root_of(*parts: object) -> bytes:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
 
 
+class FreshPainter:
+    """Draws every face as the first of its track: nothing is smoothed between the pictures of different people.
+
+    ``session``: of a face generator, which the caller closes.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def paint(self, original: Frame, target: Frame, cover: Cover, keys: TrackKeys) -> None:
+        from runtime.faces.generator import GeneratorPainter
+
+        GeneratorPainter(self.session).paint(original, target, cover, keys)
+
+
 class MethodOf:
     """Makes the method ``name`` for the secrets of one recording. ``painter`` is what draws for ``generator``.
 
@@ -131,6 +148,17 @@ class MethodOf:
     def __init__(self, name: str, painter: Painter | None = None) -> None:
         self.name, self.painter = name, painter
         self(root_of("probe")).close()
+
+    @classmethod
+    def called(cls, name: str, generator: Path | None, threads: int) -> MethodOf:
+        """The method ``name``; ``generator``: the bundle that draws for the one of that name."""
+        if name != "generator" or generator is None:
+            return cls(name)
+        from runtime.bundle import open_bundle
+        from runtime.sessions import choose, open_session
+
+        bundle = open_bundle(generator)
+        return cls(name, FreshPainter(open_session(bundle, choose(bundle), threads=threads)))
 
     def __call__(self, root: bytes) -> Method:
         """``root``: 32 bytes that only one recording has."""

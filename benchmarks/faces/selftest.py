@@ -38,10 +38,10 @@ class Plan:
     covered: list[list[bool]]
 
 
-def plan_of(frames: Sequence[Frame], faces: Sequence[Sequence[Face]], method: str) -> Plan:
+def plan_of(frames: Sequence[Frame], faces: Sequence[Sequence[Face]], method: MethodOf) -> Plan:
     """Cover all faces but some that are drawn by lot."""
     chance = np.random.default_rng(0)
-    covering = MethodOf(method)(root_of("selftest"))
+    covering = method(root_of("selftest"))
     plan = Plan([], [], [])
     for frame, found in zip(frames, faces, strict=True):
         spared = [bool(chance.random() < OPEN) for _ in found]
@@ -63,7 +63,9 @@ def plan_of(frames: Sequence[Frame], faces: Sequence[Sequence[Face]], method: st
     return plan
 
 
-def measure_selftest(result: common.Result, methods: Sequence[str], quick: bool, threads: int) -> None:
+def measure_selftest(
+    result: common.Result, methods: Sequence[str], quick: bool, threads: int, generator: Path | None = None
+) -> None:
     """Two tables: faces left open, by quality of the codec, and blurred ones."""
     clip = assets_folder() / CLIP
     if not clip.is_file():
@@ -75,7 +77,7 @@ def measure_selftest(result: common.Result, methods: Sequence[str], quick: bool,
     faces = [detector.detect(frame) for frame in frames]
     rows = []
     for method in methods:
-        plan = plan_of(frames, faces, method)
+        plan = plan_of(frames, faces, MethodOf.called(method, generator, threads))
         for crf in QUALITIES:
             rows.append(row_of(result, method, crf, plan, frames, faces))
     result.add_table(HEAD, rows, left=2)

@@ -534,7 +534,7 @@ def test_clips_and_speed_without_the_verb_are_skipped_and_a_failure_is_none(
 
 def test_the_selftest_leaves_faces_open_that_no_cover_touches(scene: Scene) -> None:
     frames, faces = scene.frames * 8, scene.faces * 8
-    plan = selftest.plan_of(frames, faces, "solid")
+    plan = selftest.plan_of(frames, faces, MethodOf("solid"))
     kinds = [(opened, covered) for (opened,), (covered,) in zip(plan.open, plan.covered, strict=True)]
     assert {(True, False), (False, True)} == set(kinds)
     for (opened, _), before, after in zip(kinds, frames, plan.frames, strict=True):
