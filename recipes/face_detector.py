@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -329,6 +330,7 @@ class Targets(NamedTuple):
     landmarks: Tensor
 
 
+@cache
 def cell_centers(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(A, 2) top left corners of all cells of a square picture in pixels, and (A,) their strides."""
     corners, strides = [], []
@@ -528,6 +530,10 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
     batches.random.seed(settings.seed + step)
     started, losses = time.monotonic(), []
     net.train()
+    # what follows is updated in place; counts of batches, which nothing reads, are left out
+    averaged, current = (
+        [value for value in each.state_dict().values() if value.dtype.is_floating_point] for each in (average, net)
+    )
     pool = ThreadPoolExecutor(1)
     made = pool.submit(batches.batch)
     while True:
@@ -568,12 +574,7 @@ def train(settings: Settings, out: Path, assets: Path, minutes: float, every: in
         optimizer.step()
         with torch.no_grad():
             decay = min(settings.ema, (step + 1) / (step + 10))
-            for name, value in average.state_dict().items():
-                current = net.state_dict()[name]
-                if value.dtype.is_floating_point:
-                    value.lerp_(current, 1 - decay)
-                else:
-                    value.copy_(current)
+            torch._foreach_lerp_(averaged, current, 1 - decay)
         losses.append(float(loss.detach()))
         step += 1
     pool.shutdown()
