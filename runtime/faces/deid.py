@@ -3,7 +3,8 @@
     source -> detector -> guard (look-ahead) -> method -> check of the result -> frame
 
 It fails closed. A frame leaves with a verdict that was made for its own index and says OK; in every other case, an
-engine that fails or hangs, a number that is none, a verdict for another frame, it is covered whole.
+engine that fails or hangs, a number that is none, a verdict for another frame, a frame that the decoder could not read
+whole, it is covered whole.
 """
 
 from __future__ import annotations
@@ -231,6 +232,8 @@ class DeidentifiedSource(Source):
             verdict = Verdict(held.index, False, reason="no verdict for this frame")
         if verdict.ok and self._distrusted:
             verdict = replace(verdict, ok=False, reason=self._distrusted)
+        if verdict.ok and frame.damaged:  # half a face is not found, and still known
+            verdict = replace(verdict, ok=False, reason="frame is damaged")
         original = image.copy() if self._vault is not None else None
         covers = list(verdict.covers)
         applied: list[Applied] = []

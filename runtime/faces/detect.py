@@ -37,6 +37,11 @@ MOST = 500  # faces of a frame
 # A turned picture shows many faces that are none: at 0.25 hands and shoulders were covered for half of a clip. Above
 # this score they are rare, and a face that is upright is found upright as well.
 TURNED_LOW = 0.7
+# What only a thorough search finds, the normal ones until the next look for around its place: a face of 9 pixels was
+# open for 16 frames in a second. Sides of that place as the net gets it, in pixels; a face may be a third of them.
+CLOSER_SIDES = (320, 640)
+CLOSER_LOW = 0.4  # score from which that is done: below are mostly none, and each place costs time
+MOST_CLOSER = 6  # such places; for more, the very passes that found them are repeated
 
 Heads = dict[str, NDArray[np.float32]]
 Rows = NDArray[np.float32]
@@ -97,6 +102,9 @@ class Pass:
         elif self.turn == cv2.ROTATE_90_COUNTERCLOCKWISE:  # x' = y, y' = width - x
             boxes = np.stack([width - boxes[:, 1] - boxes[:, 3], boxes[:, 0], boxes[:, 3], boxes[:, 2]], 1)
             points = np.stack([width - points[..., 1], points[..., 0]], -1)
+        elif self.turn == cv2.ROTATE_180:
+            boxes[:, :2] = np.array([width, height], np.float32) - boxes[:, :2] - boxes[:, 2:]
+            points = np.array([width, height], np.float32) - points
         scale = np.array([(self.right - self.left) / width, (self.bottom - self.top) / height], np.float32)
         shift = np.array([self.left, self.top], np.float32)
         boxes = np.concatenate([boxes[:, :2] * scale + shift, boxes[:, 2:] * scale], 1)
@@ -140,7 +148,7 @@ def passes_for(height: int, width: int, *, thorough: bool, largest: int | None =
             else:
                 result.append(Pass(0, 0, width, height, finer))
         result.append(Pass(0, 0, width, height, base, mirror=True))
-        for turn in (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE):
+        for turn in (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE):
             result.append(Pass(0, 0, width, height, base, turn=turn))
     return result
 
@@ -160,6 +168,51 @@ def tiles_for(height: int, width: int, most: int, factor: float = 1.0) -> list[P
             top = round((height - side) * row / (rows - 1)) if rows > 1 else 0
             tiles.append(Pass(left, top, min(width, left + side), min(height, top + side), factor))
     return tiles
+
+
+def closer_looks(
+    rows: Rows, passes: Sequence[Pass], found: Sequence[Rows], normal: Sequence[Pass], height: int, width: int
+) -> list[Pass]:
+    """Looks that a normal search needs besides its own to see the faces that only a thorough one has found.
+
+    ``rows``: the faces of a frame of ``height`` x ``width``, each one of ``found`` by ``passes``. ``normal``: the
+    passes of a normal search.
+    """
+    seen = [some for each, some in zip(passes, found, strict=True) if each in normal]
+    known = np.concatenate([np.zeros((0, 15), np.float32), *seen])
+    finder = {row.tobytes(): each for each, some in zip(passes, found, strict=True) for row in some}
+    looks: list[Pass] = []
+    finders: list[Pass] = []
+    for row in rows:
+        box, finding = Box(*map(float, row[:4])), finder[row.tobytes()]
+        if row[14] < CLOSER_LOW or finding.turn is not None or finding in normal:
+            continue
+        if any(box.iou(Box(*map(float, other[:4]))) >= SAME for other in known):
+            continue
+        finders += [finding] if finding not in finders else []
+        if not any(_holds(look, finding, box) for look in looks):
+            looks.append(_closer_look(finding, box, height, width))
+    return looks if len(looks) <= MOST_CLOSER else finders
+
+
+def _closer_look(finding: Pass, box: Box, height: int, width: int) -> Pass:
+    """A look like ``finding`` at the surroundings of ``box``, or ``finding`` itself for a large face."""
+    across = max(box.width, box.height) * finding.factor
+    side = next((side for side in CLOSER_SIDES if 3 * across <= side), None)
+    if side is None:
+        return finding
+    sides = min(width, int(side / finding.factor)), min(height, int(side / finding.factor))
+    (x, y), (wide, tall) = box.center, sides
+    left, top = int(np.clip(x - wide / 2, 0, width - wide)), int(np.clip(y - tall / 2, 0, height - tall))
+    return replace(finding, left=left, top=top, right=left + wide, bottom=top + tall)
+
+
+def _holds(look: Pass, finding: Pass, box: Box) -> bool:
+    """Whether ``look`` sees what ``finding`` did in ``box``, and its surroundings."""
+    if (look.factor, look.mirror) != (finding.factor, finding.mirror):
+        return False
+    x, y, across, down = box.scaled(3)
+    return look.left <= x and look.top <= y and x + across <= look.right and y + down <= look.bottom
 
 
 def decode(heads: Heads, height: int, width: int, low: float, who: str = "the face detector") -> Rows:
@@ -240,6 +293,7 @@ class MultiScaleDetector:
         self.description = f"{file.description} on {engine_name}"
         self._engine, self._low, self._place = engine, low, str(file.path)
         self._turns: set[int] = set()  # in which faces were found when the last thorough search was
+        self._closer: tuple[tuple[int, int], list[Pass]] = (0, 0), []  # looks at what that alone found; for this size
         self._passes: dict[tuple[int, int, bool], list[Pass]] = {}
 
     def detect(self, image: Frame, *, thorough: bool = False) -> list[Face]:
@@ -250,6 +304,8 @@ class MultiScaleDetector:
         passes = self._passes[key]
         if not thorough:  # people who lie, or a video that stands on its side
             passes = [*passes, *(replace(passes[0], turn=turn) for turn in sorted(self._turns))]
+            size, closer = self._closer
+            passes += closer if size == (height, width) else []
         pictures = [each.picture(image) for each in passes]
         found = []
         for each, picture, heads in zip(passes, pictures, self._engine.run(pictures), strict=True):
@@ -264,6 +320,8 @@ class MultiScaleDetector:
                 for each, some in zip(passes, found, strict=True)
                 if each.turn is not None and any(row.tobytes() in kept for row in some)
             }
+            normal = passes_for(height, width, thorough=False, largest=self._engine.largest)
+            self._closer = (height, width), closer_looks(rows, passes, found, normal, height, width)
         return [
             Face(Box(*map(float, row[:4])), float(min(1.0, row[14])), row[4:14].reshape(5, 2).copy()) for row in rows
         ]

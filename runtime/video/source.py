@@ -63,7 +63,8 @@ class VideoFrame:
     ``image``: uint8 (H, W, 3) BGR, C-contiguous, writable, owned by whoever received the frame.
     ``pts``: seconds since the source's first frame, exact. ``index``: counts frames from 0.
     ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
-    missing between the frame before and this one.
+    missing between the frame before and this one. ``damaged``: the decoder could not read all of it, and has filled
+    the rest with what it had.
     """
 
     image: Frame
@@ -71,6 +72,7 @@ class VideoFrame:
     index: int
     duration: Fraction | None = None
     gap: bool = False
+    damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -441,7 +443,8 @@ class FileSource(Source):
             raise self._error from None
         if (frame.width, frame.height) != self._coded_size:
             self._resized += 1
-        self._damaged += bool(getattr(frame, "is_corrupt", False))
+        damaged = bool(getattr(frame, "is_corrupt", False))
+        self._damaged += damaged
         pts = self._clock.next(_ticks_of(frame))
         gap = self._clock.restarted
         duration = self._duration_of(frame, following)
@@ -449,7 +452,7 @@ class FileSource(Source):
         index = self._given
         self._given += 1
         self._end = pts + duration
-        return VideoFrame(image, pts, index, duration, gap)
+        return VideoFrame(image, pts, index, duration, gap, damaged)
 
     def _duration_of(self, frame: Any, following: Any) -> Fraction:
         """Seconds until the next frame, or the end of the video. What the file says of one frame is the distance to

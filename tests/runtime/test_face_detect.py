@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from runtime.errors import GenedgeError
 from runtime.faces.canary import bank_canary
-from runtime.faces.detect import NAMES, MultiScaleDetector, Pass, decode, merged, open_detector, passes_for
+from runtime.faces.detect import (
+    NAMES,
+    MultiScaleDetector,
+    Pass,
+    closer_looks,
+    decode,
+    merged,
+    open_detector,
+    passes_for,
+)
 from runtime.faces.resolve import OWN, DetectorFile
 from runtime.faces.types import Box
 
@@ -116,6 +125,76 @@ def test_a_face_that_lies_is_found_by_a_thorough_search_and_from_then_on(yunet, 
     assert share(later[0].box, thorough[0].box) > 0.6
 
 
+def test_a_face_on_its_head_has_its_eyes_below(yunet, portraits) -> None:
+    upright = yunet.detect(portraits[0][0], thorough=True)[0]
+    height, width = portraits[0][0].shape[:2]
+    frame = np.full((360, 640, 3), 128, np.uint8)
+    frame[20 : 20 + height // 8, 200 : 200 + width // 8] = cv2.resize(
+        cv2.rotate(portraits[0][0], cv2.ROTATE_180), (width // 8, height // 8), interpolation=cv2.INTER_AREA
+    )
+    for face in (yunet.detect(frame, thorough=True)[0], yunet.detect(frame)[0]):
+        expected = (width, height) - upright.landmarks
+        assert np.abs(face.landmarks - (200, 20) - expected / 8).max() < 2.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    height=st.integers(40, 3000),
+    width=st.integers(40, 3000),
+    faces=st.lists(st.tuples(*[st.floats(0, 1)] * 3, st.integers(0, 100)), min_size=1, max_size=12),
+)
+def test_what_only_a_thorough_search_finds_is_looked_for_at_its_place(height, width, faces) -> None:
+    normal = passes_for(height, width, thorough=False)
+    passes = passes_for(height, width, thorough=True)
+    found: list[list[list[float]]] = [[] for _ in passes]
+    for index, (x, y, size, number) in enumerate(faces):
+        side = 4 + size * min(height, width) / 2
+        row = [x * (width - side), y * (height - side), side, side, *[0.0] * 10, 0.9 - 0.01 * index]
+        found[number % len(passes)].append(row)
+    rows = [np.array(some, np.float32).reshape(-1, 15) for some in found]
+    kept = merged(np.concatenate(rows))
+    looks = closer_looks(kept, passes, rows, normal, height, width)
+    for look in looks:
+        assert 0 <= look.left < look.right <= width
+        assert 0 <= look.top < look.bottom <= height
+        assert look in passes or max(look.size) <= 640
+    known = [row for each, some in zip(passes, rows, strict=True) if each in normal for row in some]
+    for each, some in zip(passes, rows, strict=True):
+        for row in some:
+            alone = row.tobytes() in {one.tobytes() for one in kept} and each not in normal and each.turn is None
+            if not alone or any(share(row, other) >= 0.35 for other in known):
+                continue
+            x, y, right, bottom = row[0], row[1], row[0] + row[2], row[1] + row[3]
+            assert (
+                any(
+                    (look.factor, look.mirror) == (each.factor, each.mirror)
+                    and (
+                        look.left <= x + 1
+                        and look.top <= y + 1
+                        and right <= look.right + 1
+                        and bottom <= look.bottom + 1
+                    )
+                    for look in looks
+                    if look not in passes
+                )
+                or each in looks
+            )
+
+
+def test_what_a_normal_search_finds_too_or_hardly_anything_needs_no_other_look() -> None:
+    normal, passes = (passes_for(360, 640, thorough=thorough) for thorough in (False, True))
+    finer = next(index for index, each in enumerate(passes) if each.factor == 2)
+    for score, size, count in ((0.9, 9, 1), (0.3, 9, 0), (0.9, 60, 1)):
+        row = np.array([[100, 80, size, size, *[0.0] * 10, score]], np.float32)
+        rows = [row if index == finer else row[:0] for index in range(len(passes))]
+        assert len(closer_looks(row, passes, rows, normal, 360, 640)) == count
+        rows[0] = row * np.float32(0.99)
+        assert closer_looks(row, passes, rows, normal, 360, 640) == []
+    many = np.array([[20 + 150 * (i % 4), 20 + 150 * (i // 4), 9, 9, *[0.0] * 10, 0.9] for i in range(8)], np.float32)
+    rows = [many if index == finer else many[:0] for index in range(len(passes))]
+    assert closer_looks(many, passes, rows, normal, 360, 640) == [passes[finer]]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (2000, 20), (31, 33), (3, 2000)])
 @pytest.mark.parametrize("thorough", [False, True])
 def test_frames_of_every_shape_are_searched(yunet, size, thorough: bool) -> None:
@@ -179,6 +258,9 @@ def test_a_box_comes_back_to_where_it_was_in_the_frame(height, width, place, tho
         elif each.turn == cv2.ROTATE_90_COUNTERCLOCKWISE:
             x, y, w, h = y, each.size[1] - x - w, h, w
             seen = np.stack([seen[:, 1], each.size[1] - seen[:, 0]], 1)
+        elif each.turn == cv2.ROTATE_180:
+            x, y = each.size[1] - x - w, each.size[0] - y - h
+            seen = each.size[::-1] - seen
         row = np.array([[x, y, w, h, *seen.ravel(), 0.9]], np.float32)
         back = each.back(row)[0]
         assert np.abs(back[:4] - box).max() < 1
