@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import dispatch, json_option
-from runtime.errors import EXIT_FAILED, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
+from runtime.errors import EXIT_FAILED, EXIT_NOT_MET, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
@@ -36,6 +36,7 @@ EXTRA_OF: dict[str, str | None] = {
     "onnxscript": "export",
     "safetensors": "export",
     "skimage": "export",
+    "polygraphy": "export",
     "openvino": "cpu",
     "onnxruntime": "cpu",
 }
@@ -101,6 +102,29 @@ def _parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="check a bundle: digests, ONNX, parity on its golden frames")
     check.add_argument("bundle", metavar="BUNDLE")
+    check.add_argument(
+        "--bisect",
+        action="store_true",
+        help="instead, name the first layer where an engine leaves the fp32 graph in ONNX Runtime",
+    )
+    check.add_argument(
+        "--backend", metavar="NAME", help="with --bisect: the engine (default: the one that `run` takes)"
+    )
+    check.add_argument("--precision", metavar="NAME", help="with --bisect: the precision (default: likewise)")
+    check.add_argument(
+        "--snr-db",
+        type=_positive,
+        metavar="DB",
+        help="with --bisect: signal over difference that every tensor must keep (default: 80 in fp32, 45 in fp16, "
+        "20 in bf16, 10 in int8)",
+    )
+    check.add_argument(
+        "--max-abs",
+        type=_positive,
+        metavar="X",
+        help="with --bisect: largest difference allowed as well, in the tensor's unit",
+    )
+    json_option(check)
     check.set_defaults(verb=_check)
 
     inspect = verbs.add_parser("inspect", help="show what a checkpoint or a bundle holds")
@@ -379,10 +403,35 @@ def _check(options: argparse.Namespace) -> int:
     from runtime.sessions import runnable
     from runtime.verify import verify
 
-    for line in check(options.bundle, Clock()):
-        print(line)
+    if options.bisect:
+        return _bisect(options)
+    if any((options.backend, options.precision, options.snr_db, options.max_abs)):
+        raise UsageError("--backend, --precision, --snr-db and --max-abs belong to --bisect")
+    out = text_stream(options.json)
+    artifacts = check(options.bundle, Clock())
+    for line in artifacts:
+        print(line, file=out)
     bundle = open_bundle(options.bundle)
-    return print_verdicts(bundle, verify(bundle, runnable(bundle)))
+    verdicts = verify(bundle, runnable(bundle))
+    if options.json:
+        results = [verdict.to_dict() for verdict in verdicts]
+        write_json(options.json, {"bundle": bundle.manifest.name, "artifacts": artifacts, "results": results})
+    return print_verdicts(bundle, verdicts, out)
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    from export.bisect import bisect
+    from runtime.bundle import open_bundle
+    from runtime.sessions import choose
+
+    bundle = open_bundle(options.bundle)
+    choice = choose(bundle, options.backend or "auto", options.precision or "auto")
+    found = bisect(bundle, choice, snr_db=options.snr_db, max_abs=options.max_abs, progress=Clock())
+    if options.json:
+        write_json(options.json, {"bundle": bundle.manifest.name, **found.to_dict()})
+    for line in found.lines():
+        print(line, file=text_stream(options.json))
+    return EXIT_OK if found.passed else EXIT_NOT_MET
 
 
 def _inspect(options: argparse.Namespace) -> int:
