@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--snr-db",
         type=_positive,
         metavar="DB",
-        help="with --bisect: signal over difference that every tensor must keep (default: 80 in fp32, 45 in fp16, "
+        help="with --bisect: signal over difference that every tensor must keep (default: 60 in fp32, 45 in fp16, "
         "20 in bf16, 10 in int8)",
     )
     check.add_argument(

@@ -68,16 +68,17 @@ def markdown_table(head: Sequence[str], rows: Rows, left: int) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def write_markdown(path: Path, text: str) -> None:
-    """Write the figures: between the marks of a document that has them, else as a new file.
+def write_markdown(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Write the figures: between the ``marks`` of a document that has them, else as a new file.
 
     Raises :class:`UsageError` for a file that is there and has no marks: nothing of it is overwritten.
     """
+    first, last = marks
     if not path.is_file():
-        path.write_text(f"{BEGIN}\n\n{text}\n\n{END}\n", encoding="utf-8")
+        path.write_text(f"{first}\n\n{text}\n\n{last}\n", encoding="utf-8")
         return
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise UsageError(f"{path} is there, but has no '{BEGIN}' and '{END}' to write between")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise UsageError(f"{path} is there, but has no '{first}' and '{last}' to write between")
+    path.write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", encoding="utf-8")
