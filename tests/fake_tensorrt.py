@@ -2,8 +2,8 @@
 
 The lists in ``data/tensorrt`` were read from the real wheels with ``dir()``. A fake of a version has the classes,
 members and enums of its list and nothing else, so code that uses a name which that version does not have fails here as
-it fails there; and a behaviour below that stands in no list fails at once. "Device memory" is this process's memory, and
-an engine is computed by ONNX Runtime.
+it fails there; and a behaviour below that stands in no list fails at once. "Device memory" is this process's memory,
+and an engine is computed by ONNX Runtime.
 
     with fake("10.3.0", Gpu(sm=(8, 7))) as tensorrt: ...       # sys.modules["tensorrt"], also inside Polygraphy
 """
