@@ -156,7 +156,6 @@ def bisect(
 
     Raises :class:`GenedgeError` where there is no golden frame, or an engine cannot run the graph.
     """
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
     least = TOLERANCE_DB[choice.precision] if snr_db is None else snr_db
     candidate = _typed(_parsed(bundle.read_model(choice.variant)))
     reference = _typed(_reference(bundle, choice.variant))
@@ -238,8 +237,9 @@ def _compare(
     """Run all ``feeds`` with the tensors ``names`` marked in both graphs; only one frame's tensors are held at once."""
     sums = {name: _Sums() for name in names}
     with ExitStack() as stack:
+        stack.enter_context(G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1))  # it talks on standard output
         try:
-            expected = _onnxruntime(_marked(reference, names), stack, plain=True)
+            expected = _plain(_marked(reference, names), stack)
             engine = _engine(_marked(candidate, names), bundle, choice, feeds[0], stack, progress)
             for feed in feeds:
                 left, right = expected(feed), engine(feed)
@@ -261,26 +261,34 @@ def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
 def _engine(model: bytes, bundle: Bundle, choice: Choice, feed: Arrays, stack: ExitStack, progress: Progress) -> Run:
     """The candidate's engine, for inputs of the shapes in ``feed``."""
     if choice.backend == "onnxruntime":
-        return _onnxruntime(model, stack)
+        return _onnxruntime(model, choice, stack)
     shapes = {name: array.shape for name, array in feed.items()}
     if choice.backend == "tensorrt":
         return _tensorrt(model, choice.precision, shapes, stack, progress)
     return _openvino(model, choice, bundle.manifest.artifacts[choice.variant].float_precision, shapes)
 
 
-def _onnxruntime(model: bytes, stack: ExitStack, *, plain: bool = False) -> Run:
-    """``plain``: every node as it is written, without fusions."""
+def _plain(model: bytes, stack: ExitStack) -> Run:
+    """The reference: ONNX Runtime on the CPU, every node as it is written, without fusions."""
     from runtime.sessions.onnxruntime import module
 
     engine = module()
     options = engine.SessionOptions()
     options.log_severity_level = 4
-    if plain:
-        options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = engine.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = engine.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the bindings raise half a dozen unrelated classes
         raise GenedgeError(f"ONNX Runtime cannot run the graph with marked tensors: {_line(error)}") from None
+    run: Run = stack.enter_context(OnnxrtRunner(session)).infer
+    return run
+
+
+def _onnxruntime(model: bytes, choice: Choice, stack: ExitStack) -> Run:
+    """As it ships, on a GPU where it reaches one."""
+    from runtime.sessions.onnxruntime import load
+
+    session, _ = load(model, choice.variant, choice.precision, 0)
     run: Run = stack.enter_context(OnnxrtRunner(session)).infer
     return run
 
@@ -415,7 +423,7 @@ def _feeds(bundle: Bundle, reference: onnx.ModelProto) -> list[dict[str, NDArray
     feeds: list[dict[str, NDArray[Any]]] = []
     carry: dict[str, NDArray[Any]] = {}
     with ExitStack() as stack:
-        step = _onnxruntime(_marked(reference, ()), stack, plain=True) if recurrence is not None else None
+        step = _plain(_marked(reference, ()), stack) if recurrence is not None else None
         for frame, golden in zip(frames, manifest.golden, strict=True):
             if frame.shape != frames[0].shape:
                 continue

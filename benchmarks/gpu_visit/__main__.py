@@ -251,9 +251,7 @@ def begun(options: argparse.Namespace) -> Record:
     if not options.output.exists():
         return Record(options.output, facts)
     if not options.resume:
-        raise UsageError(
-            f"{options.output} holds an earlier visit: add --resume to go on, or name another file with -o"
-        )
+        raise UsageError(f"{options.output} holds an earlier visit: go on with --resume, or name another file with -o")
     record = read_record(options.output)
     for key in ("backend", "device", "TensorRT"):
         if record.conditions.get(key) != facts.get(key):

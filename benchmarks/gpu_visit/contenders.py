@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,19 +14,19 @@ import cv2
 import numpy as np
 
 from benchmarks.gpu_visit.turns import Turn
-from benchmarks.pipeline import session_alone
 from runtime.bundle import Bundle
 from runtime.errors import GenedgeError
 from runtime.frames import Frames
 from runtime.metrics import psnr
 from runtime.pipeline import run_pipeline
-from runtime.sessions import Choice, Session, choose, open_session
-from runtime.video.sink import open_sink
-from runtime.video.source import SourceInfo, open_source
+from runtime.sessions import Choice, Pending, Session, choose, open_session
+from runtime.video.sink import NullSink
+from runtime.video.source import VideoFrame, open_source
 
 IN_FLIGHT = 3  # one uploaded, one computed, one downloaded
 MATERIAL = 8  # different frames that a session gets in turn
 CLIP_FRAMES = 240  # 8 seconds of video
+STARTING = 16  # frames, twice what a pipeline's queues and its session hold
 ENGINE_SECONDS, WHOLE_SECONDS = 0.5, 3.0  # of a block: engine or latency, and a session or pipeline in full flight
 
 
@@ -96,7 +97,7 @@ def own_turns(bundle: Bundle, choice: Choice, material: Material, stack: ExitSta
     output = session.infer(first).copy()
     return [
         Turn(who, "engine", engine_alone(session, first), ENGINE_SECONDS),
-        Turn(who, "session", lambda count: whole_session(session, material, count), WHOLE_SECONDS),
+        Turn(who, "session", whole_session(session, material), WHOLE_SECONDS),
         Turn(who, "latency", lambda count: one_by_one(session, first, count), ENGINE_SECONDS),
         Turn(who, "pipeline", lambda count: into_nothing(session, material.clip, count), WHOLE_SECONDS, CLIP_FRAMES),
     ], output
@@ -110,11 +111,25 @@ def engine_alone(session: Session, frame: Frames) -> Callable[[int], Sequence[fl
     return lambda count: [1e3 * seconds for seconds in on_gpu(frame, count)]
 
 
-def whole_session(session: Session, material: Material, count: int) -> list[float]:
-    """Milliseconds a frame with ``info.in_flight`` frames under way all the time."""
-    session.reset()
-    frames = [material.frames[number % len(material.frames)] for number in range(count)]
-    return [session_alone(session, frames).ms]
+def whole_session(session: Session, material: Material) -> Callable[[int], Sequence[float]]:
+    """A turn's ``run`` with ``info.in_flight`` frames under way all the time. Output arrays are used again."""
+    depth = max(1, session.info.in_flight)
+    outputs = [np.empty(session.output_shape(material.frames[0].shape), dtype=np.uint8) for _ in range(depth)]
+
+    def run(count: int) -> Sequence[float]:
+        session.reset()
+        pending: deque[Pending] = deque()
+        begin = time.perf_counter()
+        for number in range(count):
+            if len(pending) == depth:
+                pending.popleft().result()
+            frame = material.frames[number % len(material.frames)]
+            pending.append(session.submit(frame, outputs[number % depth]))
+        while pending:
+            pending.popleft().result()
+        return [1e3 * (time.perf_counter() - begin) / count]
+
+    return run
 
 
 def one_by_one(session: Session, frame: Frames, count: int) -> list[float]:
@@ -128,19 +143,30 @@ def one_by_one(session: Session, frame: Frames, count: int) -> list[float]:
     return times
 
 
+class _TimedSink(NullSink):
+    """Throws frames away and remembers when they came."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width, height)
+        self.times = [time.perf_counter()]
+
+    def write(self, frame: VideoFrame) -> None:
+        super().write(frame)
+        self.times.append(time.perf_counter())
+
+
 def into_nothing(session: Session, clip: Path, count: int) -> list[float]:
-    """Milliseconds a frame of a video that is decoded, run and thrown away."""
+    """Milliseconds a frame of a video that is decoded, run and thrown away, without the first quarter of the frames or
+    the first ``STARTING`` ones: opening the file counts for nothing in a long run."""
     session.reset()
     with open_source(str(clip)) as source:
-        sink = null_sink(source.info, session.scale)
-        report = run_pipeline(source, [session], sink, max_frames=count)
-    if report.frames != count:
-        raise GenedgeError(f"{report.frames} of {count} frames came out of the pipeline")
-    return [1e3 * report.seconds / report.frames]
-
-
-def null_sink(info: SourceInfo, scale: int) -> Any:
-    return open_sink("null://", source=info, width=info.width * scale, height=info.height * scale)
+        sink = _TimedSink(source.info.width * session.scale, source.info.height * session.scale)
+        run_pipeline(source, [session], sink, max_frames=count)
+    written = len(sink.times) - 1
+    if written != count:
+        raise GenedgeError(f"{written} of {count} frames came out of the pipeline")
+    first = min(STARTING, count // 4)
+    return [1e3 * (sink.times[-1] - sink.times[first]) / (count - first)]
 
 
 def agreement(reference: Frames, output: Frames) -> float:
@@ -163,7 +189,7 @@ def onnxruntime_cuda_turns(bundle: Bundle, precision: str, material: Material, s
         raise GenedgeError("ONNX Runtime runs on the processor although it has a CUDA provider: see runtime doctor")
     who = f"onnxruntime-cuda {precision}"
     return [
-        Turn(who, "session", lambda count: whole_session(session, material, count), WHOLE_SECONDS),
+        Turn(who, "session", whole_session(session, material), WHOLE_SECONDS),
         Turn(who, "latency", lambda count: one_by_one(session, material.frames[0], count), ENGINE_SECONDS),
     ]
 

@@ -75,7 +75,7 @@ class OnnxRuntimeSession(Session):
         ports: Recurrence | None = None,
         image: str | None = None,
     ) -> None:
-        self._session, device = _load(model, variant, precision, threads)
+        self._session, device = load(model, variant, precision, threads)
         self.scale = scale
         self._inputs = [port.name for port in self._session.get_inputs()]
         outputs = [port.name for port in self._session.get_outputs()]
@@ -126,7 +126,7 @@ class OnnxRuntimeStepper(Stepper):
     """
 
     def __init__(self, model: bytes, recurrence: Recurrence, *, variant: str, precision: str, threads: int = 0) -> None:
-        self._session, device = _load(model, variant, precision, threads)
+        self._session, device = load(model, variant, precision, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         check_ports(recurrence, (port.name for port in inputs), (port.name for port in outputs), variant)
         self.info = SessionInfo("onnxruntime", precision, variant, device, threads, 1)
@@ -149,8 +149,8 @@ class OnnxRuntimeStepper(Stepper):
         self._session = None
 
 
-def _load(model: bytes, variant: str, precision: str, threads: int) -> tuple[Any, str]:
-    """A session, and the device that it runs on."""
+def load(model: bytes, variant: str, precision: str, threads: int) -> tuple[Any, str]:
+    """A session of ONNX Runtime's own, and the device that it runs on, see :func:`on_cuda`."""
     engine = module()
     options = engine.SessionOptions()
     options.intra_op_num_threads = threads
