@@ -75,7 +75,7 @@ class Operation:
     name: str
     do: Callable[[], None]
     waits: Callable[[], bool] = lambda: False  # whether it cannot be done yet
-    touches: tuple[tuple[int, int], ...] = ()  # (address, bytes) that it reads or writes
+    touches: tuple[tuple[int, int], ...] | None = ()  # (address, bytes) that it reads or writes; None: unknown
 
 
 @dataclass
@@ -153,14 +153,17 @@ class FakeGpu:
                 return block[address - start : address - start + count].view(dtype).reshape(shape)
         raise AssertionError(f"a kernel touches {count} bytes at {address:#x}, which are not allocated")
 
-    def enqueue(self, stream: int, name: str, do: Callable[[], None], *touches: tuple[int, int]) -> cudaError_t:
+    def enqueue(self, stream: int, name: str, do: Callable[[], None]) -> None:
         """Give a kernel to a stream."""
         with self._lock:
-            found = self._streams.get(stream)
-            if found is None:
-                return cudaError_t.cudaErrorInvalidResourceHandle
-            self._give(found, Operation(name, do, touches=touches))
-            return OK
+            self._give(self._streams[stream], Operation(name, do, touches=None))
+
+    def run_without(self, name: str) -> None:
+        """Do all that can be done while no operation of this name is."""
+        with self._lock:
+            streams = list(self._streams.values())
+            while any(stream.queue and stream.queue[0].name != name and self._one(stream) for stream in streams):
+                pass
 
     def is_capturing(self, stream: int) -> bool:
         return self._streams[stream].capturing is not None
@@ -207,6 +210,7 @@ class FakeGpu:
         end = address + blocks[address].nbytes
         for stream in self._streams.values():
             for operation in stream.queue:
+                assert operation.touches is not None, f"{operation.name} is under way while memory is freed"
                 for start, count in operation.touches:
                     assert start >= end or start + count <= address, f"{operation.name} still needs what is freed"
         del blocks[address]

@@ -33,9 +33,10 @@ class CudaError(GenedgeError):
 class OutOfGpuMemoryError(CudaError):
     """``wanted`` bytes of GPU memory were asked for ``what``, and only ``free`` were left (None: unknown)."""
 
-    def __init__(self, what: str, wanted: int, free: int | None) -> None:
+    def __init__(self, what: str, wanted: int, free: int | None, remedy: str = "") -> None:
         left = "" if free is None else f", {amount(free)} are free"
-        super().__init__(f"out of GPU memory: {amount(wanted)} wanted for {what}{left}", "cudaErrorMemoryAllocation")
+        message = f"out of GPU memory: {amount(wanted)} wanted for {what}{left}{remedy and ': '}{remedy}"
+        super().__init__(message, "cudaErrorMemoryAllocation")
         self.wanted, self.free = wanted, free
 
 
