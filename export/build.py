@@ -39,6 +39,7 @@ from export.parity import (
 )
 from export.report import html_report
 from export.shipped import Shipped, find_shipped
+from export.triton import write_triton
 from runtime.bundle import open_bundle
 from runtime.errors import GenedgeError, NotMetError, UsageError
 from runtime.sessions import available_backends
@@ -75,6 +76,8 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     name = config.name or _bundle_name(path)
     target = config.output / name
     refuse_existing(target, force=config.force)
+    if config.triton is not None:
+        config.triton.check(name, force=config.force)
     progress(f"loading {path.name}")
     loaded, checkpoint = load_generator(path, config.options, config.module)
     progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
@@ -144,6 +147,9 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             extra["int8"] = int8.to_dict()
         report = html_report(bundle, results, pairs, notes, int8)
         add_parity(bundle, results, record(results, bundle, extra), report)
+    if config.triton is not None:
+        progress(f"writing the model repository {config.triton.folder}")
+        write_triton(open_bundle(target), config.triton, force=config.force)
     return Built(target, loaded, tuple(results), halo, seams, int8)
 
 

@@ -23,6 +23,7 @@ from runtime.stats import Clock
 if TYPE_CHECKING:
     from calib.quantise import Int8Config
     from export.build import Built
+    from export.triton import TritonConfig
     from runtime.codes import Code
 
 WIDTH = 100  # columns of a listing
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="device engine to build as well (TensorRT comes later)",
     )
+    _triton_options(build)
     build.add_argument("--force", action="store_true", help="replace an existing bundle")
     json_option(build)
     build.set_defaults(verb=_build)
@@ -133,6 +135,34 @@ def _parser() -> argparse.ArgumentParser:
     json_option(gallery)
     gallery.set_defaults(verb=_gallery)
     return parser
+
+
+def _triton_options(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--triton", type=Path, metavar="DIR", help="model repository of a Triton Inference Server to write into as well"
+    )
+    build.add_argument(
+        "--triton-size",
+        metavar="HxW",
+        help="frames of this size only; recurrent nets need it to compute several streams at once",
+    )
+    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8)")
+    build.add_argument(
+        "--triton-plan", type=Path, metavar="FILE", help="TensorRT engine to serve instead of the ONNX file"
+    )
+
+
+def _triton(options: argparse.Namespace) -> TritonConfig | None:
+    from export.triton import TritonConfig
+
+    size = _size(options.triton_size, "--triton-size") if options.triton_size else None
+    given = {"batch": options.triton_batch, "size": size, "plan": options.triton_plan}
+    said = {name: value for name, value in given.items() if value is not None}
+    if options.triton is None:
+        if said:
+            raise UsageError(f"--triton-{next(iter(said))} needs --triton DIR, the model repository")
+        return None
+    return TritonConfig(options.triton, **said)
 
 
 def _source_options(verb: argparse.ArgumentParser) -> None:
@@ -255,6 +285,9 @@ def _build(options: argparse.Namespace) -> int:
     weights = options.weights or [shipped.name for shipped in shipped_weights()]
     if options.name and len(weights) > 1:
         raise UsageError("--name fits one checkpoint only")
+    if options.triton_plan and len(weights) > 1:
+        raise UsageError("--triton-plan fits one checkpoint only")
+    triton = _triton(options)
     shape = _size(options.shape) if options.shape else None
     int8, recipe = _int8(options)
     said = _options(options)
@@ -273,6 +306,7 @@ def _build(options: argparse.Namespace) -> int:
             licence=options.licence,
             int8=int8,
             recipe=recipe,
+            triton=triton,
             options=said,
             module=options.module,
         )
@@ -283,6 +317,8 @@ def _build(options: argparse.Namespace) -> int:
         for line in int8_lines(built):
             print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
+        if triton is not None:
+            print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])
@@ -522,8 +558,8 @@ def _as_dict(built: Built) -> dict[str, Any]:
     }
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str, option: str = "--shape") -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
     if match is None or not all(int(side) for side in match.groups()):
-        raise UsageError(f"--shape {text!r} must be HEIGHTxWIDTH, for example 360x640")
+        raise UsageError(f"{option} {text!r} must be HEIGHTxWIDTH, for example 360x640")
     return int(match[1]), int(match[2])

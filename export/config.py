@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calib.quantise import Int8Config
+from export.triton import TritonConfig
 from runtime.manifest import Limits
 
 #: What each variant must reach against PyTorch on real frames.
@@ -30,6 +31,7 @@ class BuildConfig:
     ``options`` say what the file does not (``export list`` shows those of each family); ``module`` is the user's own
     code that makes the net, as ``my_net.py:build``.
     ``int8`` says how INT8 variants are found, ``recipe`` names a recipe.json that makes them without frames.
+    ``triton`` is the model repository that the bundle is written into as well, if any.
     """
 
     weights: str
@@ -43,6 +45,7 @@ class BuildConfig:
     licence: str | None = None
     int8: Int8Config | None = None
     recipe: Path | None = None
+    triton: TritonConfig | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     module: str | None = None
 

@@ -91,8 +91,11 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
     why = "asked for"
     if asked == "auto":
         why = "OpenVINO is the fastest engine for a CPU" if backend == "openvino" else "first installed engine"
+    if asked == "auto" and backend != "tensorrt" and _cuda_here():
+        backend, why = "onnxruntime", "ONNX Runtime reaches the GPU"
+    on_gpu = backend == "onnxruntime" and _cuda_here()
     artifacts = bundle.manifest.artifacts
-    if precision == "auto" and (figures := _parity_of_int8(bundle, backend)):
+    if precision == "auto" and not on_gpu and (figures := _parity_of_int8(bundle, backend)):
         told = f"{figures.get('psnr_db', 0.0):.1f} dB and ΔE {figures.get('delta_e', 0.0):.2f} from PyTorch"
         return Choice(backend, "int8", _VARIANT_OF[backend]["int8"], f"{backend} int8: {why}, {told}")
     if precision != "auto":
@@ -105,6 +108,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             raise GenedgeError("this CPU does not compute in bfloat16: choose fp32")
         if precision == "bf16" and "bf16" not in bundle.manifest.limits:
             raise GenedgeError(f"{bundle.manifest.name} missed its parity with PyTorch in bf16: choose fp32")
+        if on_gpu and precision == "int8":
+            why += ", on the CPU, since ONNX Runtime has no INT8 convolution for a GPU"
         return Choice(backend, precision, variant, f"{backend} {precision}: {why}")
     if backend == "openvino" and "fp32" in artifacts and _bf16_here():
         figures = artifacts["fp32"].parity.get("openvino-bf16")
@@ -116,7 +121,7 @@ def choose(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Ch
             if taken_unasked(decibels, colour):
                 return Choice(backend, "bf16", "fp32", f"openvino bf16: {why}, this CPU computes bf16, {measured}")
             why += f"; bf16 is possible here, but {measured}"
-    for name in ("fp32", "fp16", "int8"):
+    for name in ("fp16", "fp32", "int8") if on_gpu else ("fp32", "fp16", "int8"):
         if _VARIANT_OF[backend][name] in artifacts:
             return Choice(backend, name, _VARIANT_OF[backend][name], f"{backend} {name}: {why}")
     raise GenedgeError(f"{bundle.manifest.name} has no variant for {backend}, only {', '.join(artifacts)}")
@@ -229,6 +234,12 @@ def _open_stepper(model: bytes, manifest: Manifest, recurrence: Recurrence, choi
     from runtime.sessions.onnxruntime import OnnxRuntimeStepper
 
     return OnnxRuntimeStepper(model, recurrence, variant=choice.variant, precision=choice.precision, threads=threads)
+
+
+def _cuda_here() -> bool:
+    from runtime.sessions.onnxruntime import on_cuda
+
+    return on_cuda()
 
 
 def _bf16_here() -> bool:
