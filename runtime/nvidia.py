@@ -15,6 +15,8 @@ from typing import Any
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+#: CUDA's major -> the first driver that serves it, as NVIDIA's CUDA compatibility guide lists them
+DRIVER_FOR = {11: 450, 12: 525, 13: 580}
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 SM_MAJOR, SM_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
@@ -56,6 +58,13 @@ def driver() -> Driver:
     library.cuDeviceGetCount(ctypes.byref(number))
     gpus = tuple(_gpu(library, index) for index in range(number.value))
     return Driver(cuda, gpus, "" if gpus else "CUDA sees no GPU")
+
+
+def newer_driver(cuda: int) -> str:
+    """What to do for a CUDA of this major."""
+    return (
+        f"update the NVIDIA driver to {DRIVER_FOR[cuda]} or later" if cuda in DRIVER_FOR else "update the NVIDIA driver"
+    )
 
 
 def driver_release() -> str:

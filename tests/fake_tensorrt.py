@@ -2,7 +2,7 @@
 
 The lists in ``data/tensorrt`` were read from the real wheels with ``dir()``. A fake of a version has the classes,
 members and enums of its list and nothing else, so code that uses a name which that version does not have fails here as
-it fails there; and a behaviour below that stands in no list fails at once. "Device memory" is this process's memory,
+it fails there; and a behaviour below that stands in no list fails at once. "Device memory" is memory of this process,
 and an engine is computed by ONNX Runtime.
 
     with fake("10.3.0", Gpu(sm=(8, 7))) as tensorrt: ...       # sys.modules["tensorrt"], also inside Polygraphy
@@ -17,6 +17,7 @@ import importlib.machinery
 import json
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -654,13 +655,18 @@ class _Engine(_Native):
         self._logger = logger
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         graph = onnx.load_from_string(model).graph
-        self._dtypes, self._sides = {}, {}
+        self._dtypes, self._sides, self._given = {}, {}, {}
         for value in (*graph.input, *graph.output):
             kind = value.type.tensor_type
-            self._dtypes[value.name] = self._trt.DataType[_ONNX_TYPES[kind.elem_type]]
+            named = _ONNX_TYPES[kind.elem_type]
+            if named == "INT64" and "INT64" not in self._trt.DataType.__members__:
+                named = "INT32"  # what the parsers before 10 make of it
+            self._dtypes[value.name] = self._trt.DataType[named]
+            self._given[value.name] = _NUMPY_TYPES[_ONNX_TYPES[kind.elem_type]]
             self._sides[value.name] = tuple(
                 side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim
             )
+        self._with_profile: weakref.WeakSet[Any] = weakref.WeakSet()  # contexts that it belongs to
         self._inputs = [value.name for value in graph.input]
         self._outputs = [value.name for value in graph.output]
         self._shapes = {name: [tuple(shape) for shape in three] for name, three in shapes.items()}
@@ -697,16 +703,27 @@ class _Engine(_Native):
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return list(self._shapes[name])
 
-    def create_execution_context(self) -> Any:
+    def create_execution_context(self, strategy: Any = None) -> Any:
         if self._gpu.out_of_memory:
             _tell(self._logger, "ERROR", "IRuntime::createExecutionContext: Error Code 2: OutOfMemory")
             return None
-        return self._trt.IExecutionContext(self._logger, self)
+        lent = strategy is not None and strategy.name == "USER_MANAGED"
+        return self._trt.IExecutionContext(self._logger, self, needs_memory=lent)
+
+    def create_execution_context_without_device_memory(self) -> Any:
+        if (context := self.create_execution_context()) is not None:
+            context._needs_memory = True
+        return context
 
 
 class _Context(_Native):
-    def __init__(self, logger: Any, engine: Any) -> None:
-        self._logger, self._owner = logger, engine
+    def __init__(self, logger: Any, engine: Any, *, needs_memory: bool = False) -> None:
+        self._logger, self._owner, self._needs_memory = logger, engine, needs_memory
+        # below 9, the header says, the profile of an engine with dynamic shapes belongs to one context
+        shared = int(self._trt.__version__.split(".")[0]) >= 9 or all(-1 not in s for s in engine._sides.values())
+        self._has_profile = shared or not engine._with_profile
+        if self._has_profile:
+            engine._with_profile.add(self)
         fixed = {name: engine._sides[name] for name in engine._inputs if -1 not in engine._sides[name]}
         self._inputs: dict[str, tuple[int, ...]] = fixed
         self._addresses: dict[str, int] = {}
@@ -717,10 +734,21 @@ class _Context(_Native):
 
     @property
     def active_optimization_profile(self) -> int:
-        return 0
+        return 0 if self._has_profile else -1
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        return profile_index == 0
+        if profile_index != 0 or not self._has_profile:
+            raise RuntimeError("Error in set optimization profile async.")
+        return True
+
+    def _lent(self, memory: int) -> None:
+        self._needs_memory = self._needs_memory and not memory
+
+    device_memory = property(None, _lent)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if size >= self._owner.device_memory_size_v2:
+            self._lent(memory)
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         low, _, high = self._owner._shapes[name]
@@ -746,7 +774,7 @@ class _Context(_Native):
             return self._inputs.get(name, self._owner._sides[name])
         if len(self._inputs) < len(self._owner._inputs):
             return self._owner._sides[name]  # type: ignore[no-any-return]
-        zeros = {given: np.zeros(shape, self._numpy(given)) for given, shape in self._inputs.items()}
+        zeros = {given: np.zeros(shape, self._owner._given[given]) for given, shape in self._inputs.items()}
         return tuple(self._owner._session.run([name], zeros)[0].shape)
 
     def infer_shapes(self) -> list[str]:
@@ -762,6 +790,8 @@ class _Context(_Native):
         return self._addresses.get(name, 0)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
+        assert self._has_profile, "the real library has undefined behaviour without a profile"
+        assert not self._needs_memory, "the real library has undefined behaviour without device memory"
         missing = [name for name in self._owner._dtypes if not self._addresses.get(name)]
         if missing or self.infer_shapes():
             text = f"Neither address or allocator is set for output tensor {missing}. Call setOutputTensorAddress"
@@ -771,7 +801,10 @@ class _Context(_Native):
 
         def work() -> None:
             self._gpu.executions += 1
-            given = {name: self._array(name, addresses[name], shape).copy() for name, shape in shapes.items()}
+            given = {
+                name: self._array(name, addresses[name], shape).astype(self._owner._given[name])
+                for name, shape in shapes.items()
+            }
             results = self._owner._session.run(self._owner._outputs, given)
             for name, result in zip(self._owner._outputs, results, strict=True):
                 self._array(name, addresses[name], result.shape)[...] = result

@@ -21,7 +21,7 @@ import numpy as np
 
 from runtime.errors import GenedgeError, MissingExtraError
 from runtime.frames import Frames
-from runtime.nvidia import driver
+from runtime.nvidia import driver, newer_driver
 from runtime.sessions.base import Pending, Session, SessionInfo, output_called
 from runtime.sessions.codes import CodeInputs
 from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
@@ -29,6 +29,24 @@ from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 CUDA = "CUDAExecutionProvider"
 ON_CUDA = ("fp32", "fp16")  # precisions that the CUDA provider computes
 REPAIR = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+
+
+#: an ONNX file that gives what it gets
+IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01a\x12\x01b"\x08Identity\x12\x01gZ\x0f\n\x01a\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01b\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+
+
+class NoCudaError(GenedgeError):
+    """ONNX Runtime's CUDA provider does not start although there is a GPU."""
+
+    def __init__(self, version: str, reason: str, remedy: str) -> None:
+        self.reason, self.remedy = reason, remedy
+        super().__init__(
+            f"onnxruntime-gpu {version} does not reach the GPU: {reason}: {remedy}; "
+            "or hide the GPU with CUDA_VISIBLE_DEVICES= to compute on the CPU"
+        )
 
 
 def module() -> Any:
@@ -45,6 +63,11 @@ def on_cuda() -> bool:
     if not driver().gpus or importlib.util.find_spec("onnxruntime") is None:
         return False
     return CUDA in module().get_available_providers()
+
+
+def start_cuda() -> None:
+    """Raise :class:`NoCudaError` where the CUDA provider does not start, although :func:`on_cuda` promises it."""
+    _load(IDENTITY, "smallest", "fp32", 1)
 
 
 class OnnxRuntimeSession(Session):
@@ -167,33 +190,31 @@ def load(model: bytes, variant: str, precision: str, threads: int) -> tuple[Any,
 
 
 def _on_gpu(engine: Any, model: bytes, options: Any, precision: str) -> Any:
-    """A session on the first GPU. Raises :class:`GenedgeError` where the CUDA provider does not start."""
+    """A session on the first GPU. Raises :class:`NoCudaError` where the CUDA provider does not start."""
+    trouble = _trouble(engine)
     engine.set_default_logger_severity(4)  # the provider's own complaints go to the process's log, not the session's
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # it is said with print
-        if hasattr(engine, "preload_dlls"):  # from 1.21: finds CUDA and cuDNN in their wheels
-            engine.preload_dlls()
-        # tensor cores would round float32 to 10 bits of mantissa, which is not what parity was measured in
-        settings = {"device_id": "0", "use_tf32": "0" if precision == "fp32" else "1"}
-        providers = [(CUDA, settings), "CPUExecutionProvider"]
+    # tensor cores would round float32 to 10 bits of mantissa, which is not what parity was measured in
+    settings = {"device_id": "0", "use_tf32": "0" if precision == "fp32" else "1"}
+    providers = [(CUDA, settings), "CPUExecutionProvider"]
+    with contextlib.redirect_stdout(io.StringIO()):  # before 1.21 a fallback is said with print
         session = engine.InferenceSession(model, options, providers=providers, enable_fallback=0)
     if CUDA not in session.get_providers():
-        raise GenedgeError(
-            f"onnxruntime-gpu {engine.__version__} does not reach the GPU: {_why_not(engine, said.getvalue())}; "
-            "or hide the GPU with CUDA_VISIBLE_DEVICES= to compute on the CPU"
-        )
+        raise NoCudaError(str(engine.__version__), *trouble)
     return session
 
 
-def _why_not(engine: Any, said: str) -> str:
-    """What is missing, and the remedy. ``said`` is what loading the libraries has printed."""
-    built = str(getattr(engine, "cuda_version", ""))
-    served = driver().cuda
-    if served is not None and built and served[0] < int(built.split(".")[0]):
-        return f"it needs CUDA {built} and the driver serves {served[0]}.{served[1]}: update the driver"
-    if missing := re.findall(r"Failed to load (\S+):", said):
-        return f"{', '.join(dict.fromkeys(missing))} cannot be loaded: {REPAIR}"
-    return f"CUDA {built} or cuDNN 9 is missing: {REPAIR}"
+def _trouble(engine: Any) -> tuple[str, str]:
+    """What is wrong where the CUDA provider does not start, and the remedy. From 1.21 on this also loads CUDA and cuDNN
+    from their wheels, where the provider alone would not look."""
+    built, served, said = str(getattr(engine, "cuda_version", "")), driver().cuda, io.StringIO()
+    if hasattr(engine, "preload_dlls"):
+        with contextlib.redirect_stdout(said):  # it is said with print
+            engine.preload_dlls()
+    if served is not None and built and served[0] < (major := int(built.split(".")[0])):
+        return f"it needs CUDA {built} and the driver serves {served[0]}.{served[1]}", newer_driver(major)
+    if missing := re.findall(r"Failed to load (\S+):", said.getvalue()):
+        return f"{', '.join(dict.fromkeys(missing))} cannot be loaded", REPAIR
+    return "CUDA or cuDNN is missing", REPAIR
 
 
 def _first_line(error: Exception) -> str:
