@@ -20,6 +20,8 @@ from runtime.frames import Frames
 from runtime.metrics import psnr
 from runtime.pipeline import run_pipeline
 from runtime.sessions import Choice, Pending, Session, choose, open_session
+from runtime.sessions.codes import code_ports
+from runtime.sessions.recurrent import Recurrence, recurrence_of
 from runtime.video.sink import NullSink
 from runtime.video.source import VideoFrame, open_source
 
@@ -88,19 +90,49 @@ def own_turns(bundle: Bundle, choice: Choice, material: Material, stack: ExitSta
     ``engine``: the engine alone, on the GPU by its own clock, without copies from and to the host; on a CPU, where
     nothing is copied, one frame after the other. ``session``: as many frames under way as the session takes.
     ``latency``: one frame from array to array, nothing else under way. ``pipeline``: a video that is decoded, into
-    nothing. The session is closed by ``stack``.
+    nothing. ``engine_without_graph``: the engine alone, enqueued anew for each frame, where there are CUDA graphs. The
+    sessions are closed by ``stack``.
     """
     who = f"{choice.backend} {choice.precision}"
     session = stack.enter_context(open_session(bundle, choice, in_flight=IN_FLIGHT))
     first = material.frames[0]
     session.warm_up((1, *material.size, 3))
     output = session.infer(first).copy()
+    turns = [Turn(who, "engine", engine_alone(session, first), ENGINE_SECONDS)]
+    if getattr(session, "uses_graphs", False):  # of a TensorRT session
+        plain = stack.enter_context(without_graphs(bundle, choice))
+        turns.append(Turn(who, "engine_without_graph", engine_alone(plain, first), ENGINE_SECONDS))
     return [
-        Turn(who, "engine", engine_alone(session, first), ENGINE_SECONDS),
+        *turns,
         Turn(who, "session", whole_session(session, material), WHOLE_SECONDS),
         Turn(who, "latency", lambda count: one_by_one(session, first, count), ENGINE_SECONDS),
         Turn(who, "pipeline", lambda count: into_nothing(session, material.clip, count), WHOLE_SECONDS, CLIP_FRAMES),
     ], output
+
+
+def without_graphs(bundle: Bundle, choice: Choice) -> Session:
+    """A TensorRT session on the same engine, without CUDA graphs."""
+    from runtime.engines.cache import engine_folder
+    from runtime.engines.facts import device_facts
+    from runtime.engines.settings import EngineSettings
+    from runtime.sessions.tensorrt import TensorRtSession
+
+    manifest, scale = bundle.manifest, bundle.manifest.geometry.scale
+    ports = recurrence_of(manifest) or Recurrence(
+        manifest.frame, manifest.image, (), code_ports(manifest), manifest.images[1:], scale
+    )
+    return TensorRtSession(
+        bundle.read_model(choice.variant),
+        ports,
+        scale,
+        variant=choice.variant,
+        precision=choice.precision,
+        facts=device_facts(),
+        settings=EngineSettings(),
+        folder=engine_folder(bundle.folder),
+        in_flight=1,
+        use_graphs=False,
+    )
 
 
 def engine_alone(session: Session, frame: Frames) -> Callable[[int], Sequence[float]]:

@@ -67,7 +67,7 @@ def on_cuda() -> bool:
 
 def start_cuda() -> None:
     """Raise :class:`NoCudaError` where the CUDA provider does not start, although :func:`on_cuda` promises it."""
-    _load(IDENTITY, "smallest", "fp32", 1)
+    load(IDENTITY, "smallest", "fp32", 1)
 
 
 class OnnxRuntimeSession(Session):

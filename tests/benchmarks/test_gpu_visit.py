@@ -21,6 +21,7 @@ from benchmarks.gpu_visit import __main__ as gpu_visit
 from benchmarks.gpu_visit import contenders, page
 from benchmarks.gpu_visit.record import BEGUN, Budget, Record, Row, TimeUpError, read_record, sentence
 from benchmarks.gpu_visit.turns import Taken, Turn, ratio, take_turns
+from benchmarks.int8.report import write_markdown
 from runtime.bundle import open_bundle
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frames
@@ -523,6 +524,15 @@ def test_the_modes_of_pytorch_have_the_name_that_the_target_looks_for() -> None:
     from benchmarks.gpu_visit.pytorch import modes
 
     assert page.COMPILED in modes("cuda")
+
+
+def test_the_document_has_room_for_the_figures(tmp_path: Path) -> None:
+    copy = tmp_path / "gpu-results.md"
+    copy.write_bytes((ROOT / "docs" / "gpu-results.md").read_bytes())
+    write_markdown(copy, "the tables", page.MARKS)
+    before, _, after = (ROOT / "docs" / "gpu-results.md").read_text(encoding="utf-8").partition(page.MARKS[0])
+    assert copy.read_text(encoding="utf-8").startswith(f"{before}{page.MARKS[0]}\n\nthe tables\n")
+    assert copy.read_text(encoding="utf-8").endswith(after.partition(page.MARKS[1])[2])
 
 
 def test_a_cut_off_visit_says_so_in_its_table(tmp_path: Path) -> None:
