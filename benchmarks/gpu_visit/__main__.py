@@ -21,7 +21,7 @@ from benchmarks import common
 from benchmarks.gpu_visit import contenders, page
 from benchmarks.gpu_visit.record import Budget, Record, Row, read_record, sentence
 from benchmarks.gpu_visit.turns import Taken, Turn, take_turns
-from benchmarks.int8.report import write_markdown
+from benchmarks.int8.report import around_marks, write_markdown
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import EXIT_FAILED, EXIT_OK, GenedgeError, UsageError, guarded
 from runtime.frames import Frames
@@ -42,27 +42,28 @@ class Visit:
 
     def __init__(self, record: Record, budget: Budget, options: argparse.Namespace) -> None:
         self._record, self._budget, self._options = record, budget, options
-        self._bundles: list[Bundle] = []
+        self._bundles: dict[str, Bundle] = {}  # by what they are called in the rows
 
     def run(self) -> None:
         """Everything in the order of importance."""
         for place in self._options.bundles:
             self._open(place)
         for step in (self._build, self._parity):
-            for bundle in self._bundles:
+            for name, bundle in self._bundles.items():
                 for precision in self._options.precision:
-                    step(bundle, precision)
+                    step(name, bundle, precision)
         with tempfile.TemporaryDirectory(prefix="genedge-visit-") as folder:
-            for place, bundle in enumerate(self._bundles):
-                self._speed(bundle, self._budget.share(len(self._bundles) - place), Path(folder))
+            for place, (name, bundle) in enumerate(self._bundles.items()):
+                self._speed(name, bundle, self._budget.share(len(self._bundles) - place), Path(folder))
         self._record.finish()
 
     def _open(self, place: str) -> None:
         try:
             bundle = open_bundle(place)
             bundle.manifest.check_gives_images()
-            self._bundles.append(bundle)
-        except GenedgeError as error:
+            # two may have one name, and a row is known by it
+            self._bundles[place if bundle.manifest.name in self._bundles else bundle.manifest.name] = bundle
+        except (GenedgeError, OSError) as error:
             self._record.add(Row("open", place, "", error=sentence(error)))
 
     def _size(self, bundle: Bundle) -> tuple[int, int]:
@@ -73,8 +74,8 @@ class Visit:
     def _who(self, precision: str) -> str:
         return f"{self._options.backend} {precision}"
 
-    def _build(self, bundle: Bundle, precision: str) -> None:
-        name, size = bundle.manifest.name, self._size(bundle)
+    def _build(self, name: str, bundle: Bundle, precision: str) -> None:
+        size = self._size(bundle)
 
         def build() -> dict[str, Any]:
             self._budget.check()
@@ -87,9 +88,7 @@ class Visit:
 
         self._record.attempt("build", name, self._who(precision), size, build)
 
-    def _parity(self, bundle: Bundle, precision: str) -> None:
-        name = bundle.manifest.name
-
+    def _parity(self, name: str, bundle: Bundle, precision: str) -> None:
         def parity() -> dict[str, Any]:
             self._budget.check()
             common.say(f"checking {name} in {precision}")
@@ -102,16 +101,16 @@ class Visit:
 
     # -- speed -----------------------------------------------------------------------------------
 
-    def _speed(self, bundle: Bundle, seconds: float, folder: Path) -> None:
+    def _speed(self, name: str, bundle: Bundle, seconds: float, folder: Path) -> None:
         """Every contender's row, and one for all of them together, which says how many rounds there were."""
-        name, size = bundle.manifest.name, self._size(bundle)
+        size = self._size(bundle)
 
         def speed() -> dict[str, Any]:
             self._budget.check()
             with ExitStack() as stack:
                 material = contenders.material_of(bundle, *size, folder)
-                turns, agreement = self._own_turns(bundle, material, stack)
-                turns += self._rivals(bundle, material, stack)
+                turns, agreement = self._own_turns(name, bundle, material, stack)
+                turns += self._rivals(name, bundle, material, stack)
 
                 def keep(found: Mapping[str, Taken]) -> None:
                     for who, taken in found.items():
@@ -127,7 +126,7 @@ class Visit:
         self._record.attempt("speed", name, "all", size, speed)
 
     def _own_turns(
-        self, bundle: Bundle, material: contenders.Material, stack: ExitStack
+        self, name: str, bundle: Bundle, material: contenders.Material, stack: ExitStack
     ) -> tuple[list[Turn], dict[str, float]]:
         """Our own contenders, and how many dB the output of each is from that of fp32."""
         reference: Frames | None = None
@@ -135,7 +134,7 @@ class Visit:
         agreement = {}
         for precision in self._options.precision:
             who = self._who(precision)
-            with self._missing(bundle, who, material):
+            with self._missing(name, who, material):
                 self._budget.check()
                 choice = choose(bundle, self._options.backend, precision)
                 found, output = contenders.own_turns(bundle, choice, material, stack)
@@ -145,13 +144,13 @@ class Visit:
                     agreement[who] = contenders.agreement(reference, output)
         return turns, agreement
 
-    def _rivals(self, bundle: Bundle, material: contenders.Material, stack: ExitStack) -> list[Turn]:
+    def _rivals(self, name: str, bundle: Bundle, material: contenders.Material, stack: ExitStack) -> list[Turn]:
         turns: list[Turn] = []
         for precision in ("fp32", "fp16") if self._options.backend == "tensorrt" else ():
-            with self._missing(bundle, f"onnxruntime-cuda {precision}", material):
+            with self._missing(name, f"onnxruntime-cuda {precision}", material):
                 self._budget.check()
                 turns += contenders.onnxruntime_cuda_turns(bundle, precision, material, stack)
-        with self._missing(bundle, "pytorch", material):
+        with self._missing(name, "pytorch", material):
             if not _installed("torch"):
                 raise GenedgeError("torch is not installed here")
             from benchmarks.gpu_visit.pytorch import device_here, modes, pytorch_turn
@@ -161,18 +160,18 @@ class Visit:
                 raise GenedgeError("torch is installed here, but without CUDA")
             weights = contenders.find_weights(bundle.manifest.weights.sha256, self._options.weights)
             for who in modes(device):
-                with self._missing(bundle, who, material):
+                with self._missing(name, who, material):
                     self._budget.check()
                     turns.append(pytorch_turn(weights, who, material.frames[0], device))
         return turns
 
     @contextmanager
-    def _missing(self, bundle: Bundle, who: str, material: contenders.Material) -> Iterator[None]:
+    def _missing(self, name: str, who: str, material: contenders.Material) -> Iterator[None]:
         """A contender that cannot be opened costs its row, and the others go on."""
         try:
             yield
         except Exception as error:
-            self._record.add(Row("speed", bundle.manifest.name, who, material.size, error=sentence(error)))
+            self._record.add(Row("speed", name, who, material.size, error=sentence(error)))
 
 
 def limits_of(bundle: Bundle, choice: Choice) -> Limits:
@@ -233,6 +232,8 @@ def _version(package: str) -> str:
 
 def visit(options: argparse.Namespace) -> int:
     """Measure, and show the tables; 1 where a target was missed or a bundle was not opened."""
+    if options.table:
+        around_marks(options.table, page.MARKS)  # says what is wrong with it now, not when all is measured
     record = begun(options)
     Visit(record, Budget(options.minutes), options).run()
     print(page.plain(record), flush=True)
@@ -259,6 +260,7 @@ def begun(options: argparse.Namespace) -> Record:
                 f"{options.output} was measured with {key} {record.conditions.get(key)}, this is {facts.get(key)}: "
                 "name another file with -o"
             )
+    record.rows = [row for row in record.rows if row.step != "open"]  # it may be there now
     record.finished = False
     return record
 

@@ -73,12 +73,19 @@ def write_markdown(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END))
 
     Raises :class:`UsageError` for a file that is there and has no marks: nothing of it is overwritten.
     """
-    first, last = marks
+    before, after = around_marks(path, marks)
+    path.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
+
+
+def around_marks(path: Path, marks: tuple[str, str] = (BEGIN, END)) -> tuple[str, str]:
+    """What a document has before and after the figures; of one that is not there yet, nothing and an end of line.
+
+    Raises :class:`UsageError` as :func:`write_markdown`.
+    """
     if not path.is_file():
-        path.write_text(f"{first}\n\n{text}\n\n{last}\n", encoding="utf-8")
-        return
-    before, begin, rest = path.read_text(encoding="utf-8").partition(first)
-    _, end, after = rest.partition(last)
+        return "", "\n"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise UsageError(f"{path} is there, but has no '{first}' and '{last}' to write between")
-    path.write_text(f"{before}{first}\n\n{text}\n\n{last}{after}", encoding="utf-8")
+        raise UsageError(f"{path} is there, but has no '{marks[0]}' and '{marks[1]}' to write between")
+    return before, after

@@ -409,6 +409,24 @@ def test_nothing_is_measured_once_the_minutes_are_up(bundle: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("_no_torch")
+def test_two_bundles_of_one_name_are_both_measured(bundle: Path, tmp_path: Path) -> None:
+    results, other = tmp_path / "r.json", write_small_bundle(tmp_path / "other")
+    gpu_visit.main([str(bundle), str(other), *SMALL, "--precision", "fp32", "-o", str(results)])
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    assert [row["bundle"] for row in rows if row["step"] == "parity"] == ["tiny-x2", str(other)]
+
+
+def test_a_document_without_room_is_refused_before_anything_is_measured(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, results = tmp_path / "doc.md", tmp_path / "r.json"
+    document.write_text("Mine.", encoding="utf-8")
+    assert gpu_visit.main([str(bundle), *SMALL, "-o", str(results), "--table", str(document)]) == 2
+    assert "to write between" in capsys.readouterr().err
+    assert not results.exists()
+
+
+@pytest.mark.usefixtures("_no_torch")
 def test_a_net_with_a_state(tmp_path: Path) -> None:
     results = tmp_path / "r.json"
     bundle = write_recurrent_bundle(tmp_path / "tiny-rrn")
