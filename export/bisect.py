@@ -106,7 +106,7 @@ class Bisection:
                 f"({self.whole_db:.1f} dB): the loss is in layers that {self.choice.backend} fuses"
             )
         else:
-            lines.append("no layer is out of tolerance")
+            lines.append("no layer is out of tolerance; the lowest are")
         head = ("tensor", "op", "node", "reads dB", "SNR dB", "max abs")
         lines.append(table(head, [self._cells(row) for row in self._around()], left=3))
         if self.missing:
