@@ -23,11 +23,10 @@ from benchmarks.gpu_visit.record import Budget, Record, Row, read_record, senten
 from benchmarks.gpu_visit.turns import Taken, Turn, take_turns
 from benchmarks.int8.report import around_marks, write_markdown
 from runtime.bundle import Bundle, open_bundle
+from runtime.engines.settings import EngineOptions
 from runtime.errors import EXIT_FAILED, EXIT_OK, GenedgeError, UsageError, guarded
 from runtime.frames import Frames
-from runtime.manifest import Limits
-from runtime.metrics import judge
-from runtime.sessions import Choice, choose, open_session
+from runtime.sessions import choose, open_session
 from runtime.verify import verify
 
 NAME = "gpu_visit"
@@ -42,6 +41,7 @@ class Visit:
 
     def __init__(self, record: Record, budget: Budget, options: argparse.Namespace) -> None:
         self._record, self._budget, self._options = record, budget, options
+        self._engines = EngineOptions(progress=common.say)
         self._bundles: dict[str, Bundle] = {}  # by what they are called in the rows
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class Visit:
             self._budget.check()
             common.say(f"building {name} in {precision}")
             choice, begin = choose(bundle, self._options.backend, precision), time.perf_counter()
-            with open_session(bundle, choice, in_flight=1) as session:
+            with open_session(bundle, choice, in_flight=1, engines=self._engines) as session:
                 session.warm_up((1, *size, 3))
                 seconds, notes = time.perf_counter() - begin, getattr(session, "notes", ())  # of a TensorRT session
             return {"seconds": seconds, "remark": "; ".join([choice.variant, *notes])}
@@ -93,9 +93,9 @@ class Visit:
             self._budget.check()
             common.say(f"checking {name} in {precision}")
             choice = choose(bundle, self._options.backend, precision)
-            report = judge(verify(bundle, [choice])[0].report, limits_of(bundle, choice))
-            failures = list(report.failures)
-            return {**report.figures(), "failures": failures, "remark": "; ".join(failures)}
+            verdict = verify(bundle, [choice], self._engines)[0]
+            failures = list(verdict.failures)
+            return {**verdict.report.figures(), "failures": failures, "remark": "; ".join(failures)}
 
         self._record.attempt("parity", name, self._who(precision), None, parity)
 
@@ -172,14 +172,6 @@ class Visit:
             yield
         except Exception as error:
             self._record.add(Row("speed", name, who, material.size, error=sentence(error)))
-
-
-def limits_of(bundle: Bundle, choice: Choice) -> Limits:
-    """What a precision must reach against PyTorch on a device: fp16 what every bundle must, the others what the
-    manifest says of their variant."""
-    if choice.precision == "fp16":
-        return Limits(psnr_db=page.FP16_DB)
-    return bundle.manifest.limits.get(choice.variant, Limits())
 
 
 def speed_row(bundle: str, who: str, size: tuple[int, int], taken: Taken, agreement: float | None) -> Row:

@@ -6,11 +6,13 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import fake_cuda
+import fake_tensorrt
 import numpy as np
 import pytest
 from bundle_factory import random_frames, upscale, upscale_model, write_recurrent_bundle, write_small_bundle
@@ -23,6 +25,7 @@ from benchmarks.gpu_visit.record import BEGUN, Budget, Record, Row, TimeUpError,
 from benchmarks.gpu_visit.turns import Taken, Turn, ratio, take_turns
 from benchmarks.int8.report import write_markdown
 from runtime.bundle import open_bundle
+from runtime.engines.facts import device_facts
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frames
 from runtime.manifest import Limits
@@ -319,12 +322,6 @@ def test_pytorch_runs_the_generator_itself(tmp_path: Path, who: str, monkeypatch
     assert np.abs(difference).max() <= (1 if who.endswith("fp32") else 8)
 
 
-def test_fp16_has_a_limit_of_its_own_for_every_bundle(bundle: Path) -> None:
-    held = open_bundle(bundle)
-    limits = [gpu_visit.limits_of(held, gpu_visit.choose(held, "onnxruntime", name)) for name in ("fp32", "fp16")]
-    assert limits == [Limits(max_abs=0), Limits(psnr_db=45.0)]
-
-
 # --- whole visits -----------------------------------------------------------------------------------------------------
 
 
@@ -468,6 +465,63 @@ sys.exit(main())
 """
 
 
+# --- on a GPU that is not there ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], fake_tensorrt.Gpu]]:
+    """``gpu("11.4")``: a fake GPU with that TensorRT, whose engines are computed by ONNX Runtime."""
+    with ExitStack() as stack:
+
+        def make(version: str) -> fake_tensorrt.Gpu:
+            cuda = fake_cuda.FakeGpu()
+            fake_cuda.install(monkeypatch, cuda)
+            made = fake_tensorrt.Gpu(enqueue=lambda stream, work: cuda.enqueue(stream, "enqueue", work))
+            stack.enter_context(fake_tensorrt.fake(version, made))
+            return made
+
+        yield make
+
+
+@pytest.mark.usefixtures("_no_torch")
+@pytest.mark.parametrize(("version", "built"), [("8.6.0", "fp32"), ("11.4", "fp16")])
+def test_a_visit_rehearsed_on_a_fake_gpu(
+    tmp_path: Path, gpu: Callable[[str], fake_tensorrt.Gpu], version: str, built: str
+) -> None:
+    """The script and the runtime's own builder, cache and session; the figures mean nothing."""
+    machine, results = gpu(version), tmp_path / "r.json"
+    models = dict.fromkeys(("fp32", "fp16", "int8", "int8-strong"), upscale_model())
+    limits = dict.fromkeys(models, Limits(psnr_db=45.0))
+    bundle = write_small_bundle(tmp_path / "tiny-x2", models=models, limits=limits)
+    gpu_visit.main([str(bundle), "--size", "16x24", "--rounds", "1", "-o", str(results)])
+    rows = rows_of(results)
+    precisions = ("fp32", "fp16", "int8")
+    assert all(not rows[step, f"tensorrt {name}"]["error"] for step in ("build", "parity") for name in precisions)
+    assert rows["build", "tensorrt fp16"]["figures"]["remark"] == built
+    assert rows["parity", "tensorrt int8"]["figures"]["max_abs"] == 0
+    speed = rows["speed", "tensorrt fp16"]
+    assert {"engine_ms", "session_ms", "latency_ms", "pipeline_ms", "session_over_engine"} <= set(speed["figures"])
+    # on 8.6 the session's slots share one context, which has no graphs
+    assert ("engine_without_graph_ms" in speed["figures"]) == ("graph_gain" in speed["figures"]) == (built == "fp16")
+    assert speed["figures"]["psnr_to_fp32_db"] == 100
+    assert rows["speed", "onnxruntime-cuda fp16"]["error"].startswith("this onnxruntime has no CUDA provider")
+    assert len(machine.builds) == 6  # three precisions in two sizes; speed takes them from the cache
+    conditions = read_record(results).conditions
+    assert conditions["TensorRT"].startswith(version)
+    assert conditions["device"] == device_facts().gpu
+
+
+@pytest.mark.usefixtures("_no_torch")
+def test_an_engine_that_cannot_be_built_costs_its_rows(
+    tmp_path: Path, bundle: Path, gpu: Callable[[str], fake_tensorrt.Gpu]
+) -> None:
+    machine, results = gpu("11.4"), tmp_path / "r.json"
+    machine.build_fails = True
+    assert gpu_visit.main([str(bundle), "--precision", "fp32", "--size", "16x24", "-o", str(results)]) == 0
+    rows = rows_of(results)
+    assert all("TensorRT" in rows[step, "tensorrt fp32"]["error"] for step in ("build", "parity", "speed"))
+
+
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, complaint in (
         (["x", "--precision", "int4"], "unknown precision int4"),
@@ -498,7 +552,12 @@ def test_parity_targets() -> None:
             Row("parity", "b", "tensorrt int8", None, {}, "no int8 variant"),
         ]
     )
-    assert list(found.values())[:5] == ["MISSED", "met", "MISSED", "met", "skipped"]
+    assert found["a tensorrt fp16 PSNR"] == "MISSED"
+    assert found["b tensorrt fp16 PSNR"] == "met"
+    verdict = [
+        found[f"{who} parity"] for who in ("b tensorrt fp16", "a tensorrt int8", "a tensorrt fp32", "b tensorrt int8")
+    ]
+    assert verdict == ["met", "MISSED", "met", "skipped"]
 
 
 def test_rate_targets_are_of_our_own_rows_only() -> None:

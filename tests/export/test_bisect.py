@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import bundle_factory
+import fake_cuda
+import fake_tensorrt
 import numpy as np
 import onnx
 import pytest
@@ -32,7 +33,7 @@ from export.cli import run
 from export.variants import fp16_from_graph
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError
-from runtime.sessions import Choice
+from runtime.sessions import Choice, choose
 
 LAYERS = ("conv_a", "conv_b", "conv_c")
 
@@ -228,33 +229,36 @@ def test_what_goes_wrong_only_in_fused_layers_is_said(tmp_path: Path, monkeypatc
     assert "the loss is in layers that onnxruntime fuses" in "\n".join(result.lines())
 
 
-def test_tensorrt_gets_an_engine_of_the_marked_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a builder that gives the model itself, and ONNX Runtime for the engine: the wiring, not the numbers."""
+@pytest.mark.parametrize(("version", "flags"), [("8.6.0", {"FP16"}), ("11.4", set())])
+def test_tensorrt_gets_an_engine_of_the_marked_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, flags: set[str]
+) -> None:
+    """The runtime's own builder on a fake TensorRT; what would run its plan is ONNX Runtime. The wiring, no numbers."""
     import onnxruntime
     import polygraphy.backend.trt as polygraphy_trt
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    from runtime.engines import build, facts
+    def runner(plan: bytes) -> Any:
+        model = plan.partition(b"\n")[2]  # as the fake writes it, behind a line of facts
+        return OnnxrtRunner(onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]))
 
-    asked: list[Any] = []
-
-    def build_plan(model: bytes, inputs: Any, precision: str, device: Any, settings: Any, **others: Any) -> bytes:
-        asked.append((inputs, precision, device))
-        return model
-
-    monkeypatch.setattr(build, "build_plan", build_plan)
-    monkeypatch.setattr(facts, "device_facts", lambda: "this GPU")
-    monkeypatch.setattr(polygraphy_trt, "EngineFromBytes", lambda plan: types.SimpleNamespace(plan=plan))
-    monkeypatch.setattr(
-        polygraphy_trt,
-        "TrtRunner",
-        lambda engine: OnnxrtRunner(onnxruntime.InferenceSession(engine.plan, providers=["CPUExecutionProvider"])),
-    )
-    result = found(tmp_path, perturbed("conv_c"), "tensorrt")
-    assert result.first is not None
-    assert result.first.tensor == "conv_c"
-    frame = (1, 8, 12, 3)
-    assert asked[0] == ({"frame": (frame, frame, frame)}, "fp16", "this GPU")
+    fake_cuda.install(monkeypatch, fake_cuda.FakeGpu())
+    gpu = fake_tensorrt.Gpu()
+    wrong = perturbed("conv_c")
+    with fake_tensorrt.fake(version, gpu):
+        monkeypatch.setattr(polygraphy_trt, "EngineFromBytes", lambda plan: plan)
+        monkeypatch.setattr(polygraphy_trt, "TrtRunner", runner)
+        models = {"fp32": net(), "fp16": wrong}
+        bundle = open_bundle(write_small_bundle(tmp_path / "net", scale=1, models=models))
+        choice = choose(bundle, "tensorrt", "fp16")
+        if choice.variant == "fp32":  # weakly typed: fp16 is a flag
+            assert bisect(bundle, choice).passed
+        else:
+            first = bisect(bundle, choice).first
+            assert first is not None
+            assert first.tensor == "conv_c"
+    assert len(gpu.builds) == 2  # as it ships, and with all tensors marked
+    assert all(set(build["flags"]) & {"FP16", "INT8"} == flags for build in gpu.builds)
 
 
 def test_a_bundle_without_golden_frames(tmp_path: Path) -> None:
