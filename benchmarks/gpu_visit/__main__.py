@@ -54,7 +54,7 @@ class Visit:
                     step(name, bundle, precision)
         with tempfile.TemporaryDirectory(prefix="genedge-visit-") as folder:
             for place, (name, bundle) in enumerate(self._bundles.items()):
-                self._speed(name, bundle, self._budget.share(len(self._bundles) - place), Path(folder))
+                self._speed(name, bundle, self._budget.part(len(self._bundles) - place), Path(folder))
         self._record.finish()
 
     def _open(self, place: str) -> None:
@@ -101,23 +101,23 @@ class Visit:
 
     # -- speed -----------------------------------------------------------------------------------
 
-    def _speed(self, name: str, bundle: Bundle, seconds: float, folder: Path) -> None:
+    def _speed(self, name: str, bundle: Bundle, budget: Budget, folder: Path) -> None:
         """Every contender's row, and one for all of them together, which says how many rounds there were."""
         size = self._size(bundle)
 
         def speed() -> dict[str, Any]:
-            self._budget.check()
+            budget.check()
             with ExitStack() as stack:
                 material = contenders.material_of(bundle, *size, folder)
-                turns, agreement = self._own_turns(name, bundle, material, stack)
-                turns += self._rivals(name, bundle, material, stack)
+                turns, agreement = self._own_turns(name, bundle, material, budget, stack)
+                turns += self._rivals(name, bundle, material, budget, stack)
 
                 def keep(found: Mapping[str, Taken]) -> None:
                     for who, taken in found.items():
                         self._record.put(speed_row(name, who, size, taken, agreement.get(who)))
 
                 common.say(f"timing {name}: {len(turns)} turns a round")
-                found = take_turns(turns, self._options.rounds, seconds, self._budget, each_round=keep)
+                found = take_turns(turns, self._options.rounds, budget, each_round=keep)
                 for who, taken in found.items():
                     self._record.add(speed_row(name, who, size, taken, agreement.get(who)))
             rounds = [len(values) for taken in found.values() for values in taken.rounds.values()]
@@ -126,7 +126,7 @@ class Visit:
         self._record.attempt("speed", name, "all", size, speed)
 
     def _own_turns(
-        self, name: str, bundle: Bundle, material: contenders.Material, stack: ExitStack
+        self, name: str, bundle: Bundle, material: contenders.Material, budget: Budget, stack: ExitStack
     ) -> tuple[list[Turn], dict[str, float]]:
         """Our own contenders, and how many dB the output of each is from that of fp32."""
         reference: Frames | None = None
@@ -135,7 +135,7 @@ class Visit:
         for precision in self._options.precision:
             who = self._who(precision)
             with self._missing(name, who, material):
-                self._budget.check()
+                budget.check()
                 choice = choose(bundle, self._options.backend, precision)
                 found, output = contenders.own_turns(bundle, choice, material, stack)
                 turns += found
@@ -144,11 +144,13 @@ class Visit:
                     agreement[who] = contenders.agreement(reference, output)
         return turns, agreement
 
-    def _rivals(self, name: str, bundle: Bundle, material: contenders.Material, stack: ExitStack) -> list[Turn]:
+    def _rivals(
+        self, name: str, bundle: Bundle, material: contenders.Material, budget: Budget, stack: ExitStack
+    ) -> list[Turn]:
         turns: list[Turn] = []
         for precision in ("fp32", "fp16") if self._options.backend == "tensorrt" else ():
             with self._missing(name, f"onnxruntime-cuda {precision}", material):
-                self._budget.check()
+                budget.check()
                 turns += contenders.onnxruntime_cuda_turns(bundle, precision, material, stack)
         with self._missing(name, "pytorch", material):
             if not _installed("torch"):
@@ -161,7 +163,7 @@ class Visit:
             weights = contenders.find_weights(bundle.manifest.weights.sha256, self._options.weights)
             for who in modes(device):
                 with self._missing(name, who, material):
-                    self._budget.check()
+                    budget.check()
                     turns.append(pytorch_turn(weights, who, material.frames[0], device))
         return turns
 

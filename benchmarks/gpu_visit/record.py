@@ -125,29 +125,31 @@ def read_record(path: Path) -> Record:
 
 
 class Budget:
-    """Minutes that a visit may take."""
+    """Minutes that a visit may take, or a part of it."""
 
-    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, minutes: float, clock: Callable[[], float] = time.monotonic, seconds: float | None = None
+    ) -> None:
         self.minutes, self._clock = minutes, clock
-        self._end = clock() + 60 * minutes
+        self._end = clock() + (60 * minutes if seconds is None else seconds)
 
     @property
     def left(self) -> float:
         """Seconds, 0 where none is left."""
         return max(0.0, self._end - self._clock())
 
-    def share(self, parts: int) -> float:
-        """Seconds for one of ``parts`` that are still to come."""
-        return self.left / max(1, parts)
+    def part(self, parts: int) -> Budget:
+        """The time for the first of ``parts`` that are still to come."""
+        return Budget(self.minutes, self._clock, self.left / max(1, parts))
 
     def check(self) -> None:
         """Raises :class:`TimeUpError` where no time is left."""
         if not self.left:
-            raise TimeUpError(f"not measured: the {self.minutes:g} minutes were up")
+            raise TimeUpError(f"not measured: the time was up (--minutes {self.minutes:g})")
 
 
 class TimeUpError(UsageError):
-    """No time is left; ``--minutes`` gives more."""
+    """No time is left for a measurement."""
 
 
 def _short(value: Any) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.gpu_visit.record import Budget, sentence
-
-Clock = Callable[[], float]
+from benchmarks.gpu_visit.record import Budget, TimeUpError, sentence
 
 
 @dataclass(frozen=True)
@@ -68,44 +65,42 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 def take_turns(
     turns: Sequence[Turn],
     rounds: int,
-    seconds: float,
     budget: Budget,
     *,
     each_round: Callable[[Mapping[str, Taken]], None] = lambda taken: None,
-    clock: Clock = time.monotonic,
 ) -> dict[str, Taken]:
-    """Let every turn run once in each round, another one first each time.
+    """Let every turn run once in each round, in the given order first, then beginning with another one each time.
 
-    Before the first round each runs once uncounted, which also tells how many frames its blocks have. A turn that fails
-    is left out from then on, and its sentence kept. No round begins once ``seconds`` have passed or the visit's time is
-    up, but there is one in any case. ``each_round`` gets what was found so far.
+    In front of its first block a turn runs twice uncounted, which also tells how many frames its blocks have. A turn
+    that fails is left out from then on, and its sentence kept. Nothing begins once the time is up. ``each_round`` gets
+    what was found so far.
     """
     found: dict[str, Taken] = {turn.who: Taken() for turn in turns}
-    begin, counts = clock(), dict[int, int]()
-
-    def ran(place: int, count: int) -> Sequence[float] | None:
-        turn = turns[place]
-        try:
-            return turn.run(count)
-        except Exception as error:  # whatever an engine makes of it, the others go on
-            found[turn.who].errors[turn.what] = sentence(error)
-            found[turn.who].rounds.pop(turn.what, None)
-            counts.pop(place, None)
-            return None
-
-    for place, turn in enumerate(turns):
-        if ran(place, 1) is not None and (again := ran(place, 1)) is not None:
-            counts[place] = turn.frames(statistics.median(again))
+    counts: dict[int, int] = {}
+    going = list(range(len(turns)))
     for number in range(rounds):
-        if number and (clock() - begin > seconds or not budget.left):
-            break
-        order = list(counts)
-        first = number % len(order) if order else 0
-        for place in (*order[first:], *order[:first]):
-            turn, values = turns[place], ran(place, counts[place])
-            if values is not None:
-                found[turn.who].rounds.setdefault(turn.what, []).append(statistics.median(values))
-                if len(values) > 1:
-                    found[turn.who].frames.setdefault(turn.what, []).extend(values)
+        first = number % len(going) if going else 0
+        for place in (*going[first:], *going[:first]):
+            turn, taken = turns[place], found[turns[place].who]
+            try:
+                budget.check()
+                if place not in counts:
+                    turn.run(1)
+                    counts[place] = turn.frames(statistics.median(turn.run(1)))
+                values = turn.run(counts[place])
+            except TimeUpError as error:
+                if turn.what not in taken.rounds:
+                    taken.errors[turn.what] = sentence(error)
+                continue
+            except Exception as error:  # whatever an engine makes of it, the others go on
+                taken.errors[turn.what] = sentence(error)
+                taken.rounds.pop(turn.what, None)
+                going.remove(place)
+                continue
+            taken.rounds.setdefault(turn.what, []).append(statistics.median(values))
+            if len(values) > 1:
+                taken.frames.setdefault(turn.what, []).extend(values)
         each_round(found)
+        if not budget.left:
+            break
     return found

@@ -137,7 +137,7 @@ def test_a_step_that_takes_the_process_down_is_not_begun_again(tmp_path: Path) -
     for who in ("x", "y", "z"):
         later.attempt("build", "a", who, None, lambda who=who: {"ran": ran.append(who) or 1})
     assert ran == ["z"]
-    later.put(Row("build", "a", "w", None, error="not measured: the 5 minutes were up"))
+    later.put(Row("build", "a", "w", None, error="not measured: the time was up"))
     later.attempt("build", "a", "w", None, lambda: {"ran": ran.append("w") or 1})
     assert ran == ["z", "w"]
 
@@ -145,11 +145,15 @@ def test_a_step_that_takes_the_process_down_is_not_begun_again(tmp_path: Path) -
 def test_budget() -> None:
     clock = Clock()
     budget = Budget(2, clock)
-    assert (budget.left, budget.share(4), budget.share(0)) == (120, 30, 120)
+    part = budget.part(4)
+    assert (budget.left, part.left, budget.part(0).left) == (120, 30, 120)
+    clock.now += 31
     budget.check()
-    clock.now += 121
+    with pytest.raises(TimeUpError):
+        part.check()
+    clock.now += 90
     assert budget.left == 0
-    with pytest.raises(TimeUpError, match="not measured: the 2 minutes were up"):
+    with pytest.raises(TimeUpError, match=r"not measured: the time was up \(--minutes 2\)"):
         budget.check()
 
 
@@ -168,9 +172,11 @@ def steady(clock: Clock, calls: list[tuple[str, int]], name: str, milliseconds: 
 def test_every_turn_runs_in_every_round_with_blocks_of_the_wanted_length() -> None:
     clock, calls = Clock(), list[tuple[str, int]]()
     turns = [steady(clock, calls, "slow", 300), steady(clock, calls, "fast", 2, most=240)]
-    taken = take_turns(turns, 2, 1e9, Budget(60, clock), clock=clock)
-    assert calls[:4] == [("slow", 1), ("slow", 1), ("fast", 1), ("fast", 1)]  # uncounted
-    assert calls[4:] == [("slow", 3), ("fast", 240), ("fast", 240), ("slow", 3)]
+    taken = take_turns(turns, 2, Budget(60, clock))
+    assert calls == [
+        *(("slow", 1), ("slow", 1), ("slow", 3), ("fast", 1), ("fast", 1), ("fast", 240)),  # twice uncounted
+        *(("fast", 240), ("slow", 3)),
+    ]
     assert taken["slow"].figures()["engine_ms"] == 300
     assert taken["fast"].rounds == {"engine": [2, 2]}
 
@@ -189,21 +195,24 @@ def test_a_turn_that_fails_is_left_out_and_the_others_go_on() -> None:
     turns = [Turn("bad", "engine", dies, 1.0), steady(clock, calls, "good", 100), Turn("bad", "session", len, 1.0)]
     seen: list[int] = []
     taken = take_turns(
-        turns, 3, 1e9, Budget(60, clock), clock=clock, each_round=lambda found: seen.append(len(found["good"].rounds))
+        turns, 3, Budget(60, clock), each_round=lambda found: seen.append(len(found["good"].rounds["engine"]))
     )
     assert taken["bad"].errors["engine"] == "the GPU fell off the bus"
     assert "session" in taken["bad"].errors  # len() of a number
     assert taken["bad"].rounds == {}
     assert len(taken["good"].rounds["engine"]) == 3
-    assert seen == [1, 1, 1]
+    assert seen == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("seconds", "minutes"), [(2.5, 60), (1e9, 2.5 / 60)])
-def test_no_round_begins_after_the_time_but_one_does(seconds: float, minutes: float) -> None:
+def test_nothing_begins_once_the_time_is_up_and_what_is_missing_says_so() -> None:
     clock, calls = Clock(), list[tuple[str, int]]()
-    taken = take_turns([steady(clock, calls, "a", 1000)], 9, seconds, Budget(minutes, clock), clock=clock)
-    assert len(taken["a"].rounds["engine"]) == 1
-    assert take_turns([], 3, 1, Budget(1, clock), clock=clock) == {}
+    turns = [steady(clock, calls, name, 1000) for name in "abc"]
+    taken = take_turns(turns, 9, Budget(5 / 60, clock))
+    assert [name for name, _ in calls] == ["a"] * 3 + ["b"] * 3
+    assert [taken[name].rounds for name in "abc"] == [{"engine": [1000]}, {"engine": [1000]}, {}]
+    assert [list(taken[name].errors) for name in "abc"] == [[], [], ["engine"]]
+    assert "the time was up" in taken["c"].errors["engine"]
+    assert take_turns([], 3, Budget(1, clock)) == {}
 
 
 def test_figures_are_medians_and_ratios_are_taken_round_by_round() -> None:
@@ -402,7 +411,7 @@ def test_nothing_is_measured_once_the_minutes_are_up(bundle: Path, tmp_path: Pat
     content = json.loads(results.read_text(encoding="utf-8"))
     assert content["finished"]
     assert len(content["rows"]) == 5
-    assert all("minutes were up" in row["error"] for row in content["rows"])
+    assert all("the time was up" in row["error"] for row in content["rows"])
 
 
 @pytest.mark.usefixtures("_no_torch")
