@@ -242,7 +242,8 @@ def engines_of(options: argparse.Namespace, backends: Iterable[str]) -> EngineOp
     used = sorted(set(backends))
     if given and "tensorrt" not in used:
         option = f"--{given[0].replace('_', '-')}"
-        raise UsageError(f"{option} is for TensorRT, and this runs on {', '.join(used) or 'no engine'}: leave it out")
+        instead = f" ({', '.join(used)} is)" if used else ""
+        raise UsageError(f"{option} is for TensorRT, which is not used here{instead}: leave it out")
     settings = EngineSettings(
         profile=_profile(options),
         workspace_mib=options.workspace,
