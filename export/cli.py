@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import dispatch, json_option
+from runtime.cli import dispatch, engines_of, json_option, tensorrt_options
 from runtime.errors import EXIT_FAILED, EXIT_NOT_MET, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
@@ -40,6 +40,7 @@ EXTRA_OF: dict[str, str | None] = {
     "polygraphy": "export",
     "openvino": "cpu",
     "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
 }
 
 
@@ -89,10 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--licence", help="licence of the weights, for the manifest")
     build.add_argument(
         "--engine",
-        choices=["auto", "none"],
+        choices=["auto", "none", "tensorrt"],
         default="auto",
-        help="device engine to build as well (TensorRT comes later)",
+        help="engine for this device to measure and build as well (default: auto, TensorRT where it finds a GPU)",
     )
+    tensorrt_options(build)
     _triton_options(build)
     build.add_argument("--force", action="store_true", help="replace an existing bundle")
     json_option(build)
@@ -303,6 +305,7 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config, Path | None]:
 def _build(options: argparse.Namespace) -> int:
     from export.build import build
     from export.config import BuildConfig
+    from export.engines import engine_here
     from export.shipped import shipped_weights
     from export.user_code import translated
 
@@ -312,6 +315,7 @@ def _build(options: argparse.Namespace) -> int:
     if options.triton_plan and len(weights) > 1:
         raise UsageError("--triton-plan fits one checkpoint only")
     triton = _triton(options)
+    engines = engines_of(options, ["tensorrt"] if engine_here(options.engine) else [])
     shape = _size(options.shape) if options.shape else None
     int8, recipe = _int8(options)
     said = _options(options)
@@ -326,6 +330,7 @@ def _build(options: argparse.Namespace) -> int:
             shape=shape,
             frames=tuple(options.frames),
             engine=options.engine,
+            engines=engines,
             force=options.force,
             licence=options.licence,
             int8=int8,
@@ -341,6 +346,8 @@ def _build(options: argparse.Namespace) -> int:
         for line in int8_lines(built):
             print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
+        if built.engine is not None:
+            print(built.engine, file=out)
         if triton is not None:
             print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
         results.append(built)
@@ -600,6 +607,7 @@ def _as_dict(built: Built) -> dict[str, Any]:
         "halo": built.halo,
         "tile_difference": built.tile_difference,
         "int8": built.int8.to_dict() if built.int8 is not None else None,
+        "engine": built.engine,
         "results": [
             {"variant": result.choice.variant, "engine": result.key, **result.report.to_dict()}
             for result in built.results

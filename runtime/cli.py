@@ -221,13 +221,12 @@ def tensorrt_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--version-compatible", action="store_true", help="for later TensorRT versions too; from 8.6 on")
     group.add_argument("--hardware-compatible", action="store_true", help="for all GPUs from Ampere on; from 8.6 on")
-    for name, what in (("min", "smallest frames"), ("opt", "usual frames"), ("max", "largest frames")):
-        group.add_argument(
-            f"--{name}-shape",
-            type=_batch_size,
-            metavar="NxHxW",
-            help=f"{what} that one engine takes (default: those of the input)",
-        )
+    for name, what in (
+        ("min", "smallest frames that one engine takes (default: the usual ones)"),
+        ("opt", "usual frames, for which it is fastest (default: the largest, else those of the input)"),
+        ("max", "largest frames that one engine takes (default: the usual ones)"),
+    ):
+        group.add_argument(f"--{name}-shape", type=_batch_size, metavar="NxHxW", help=what)
 
 
 def engines_of(options: argparse.Namespace, backends: Iterable[str]) -> EngineOptions:
@@ -238,11 +237,13 @@ def engines_of(options: argparse.Namespace, backends: Iterable[str]) -> EngineOp
     from runtime.engines.settings import EngineOptions, EngineSettings
     from runtime.stats import Clock
 
-    given = [name for name in _TENSORRT_OPTIONS if getattr(options, name) not in (None, False)]
+    said = {name: getattr(options, name) for name in _TENSORRT_OPTIONS}
+    given = [name for name, value in said.items() if value is not None and value is not False]  # 0 is a value
     used = sorted(set(backends))
     if given and "tensorrt" not in used:
         option = f"--{given[0].replace('_', '-')}"
-        raise UsageError(f"{option} is for TensorRT, and this runs on {', '.join(used) or 'no engine'}: leave it out")
+        instead = f" ({', '.join(used)} is)" if used else ""
+        raise UsageError(f"{option} is for TensorRT, which is not used here{instead}: leave it out")
     settings = EngineSettings(
         profile=_profile(options),
         workspace_mib=options.workspace,
@@ -262,15 +263,15 @@ _TENSORRT_OPTIONS = (
 
 
 def _profile(options: argparse.Namespace) -> Profile | None:
-    """The frames that an engine shall take; what is not said follows from what is."""
+    """The frames that an engine shall take; what is not said of the three follows from the others."""
     from runtime.engines.settings import Profile
 
     smallest, usual, largest = options.min_shape, options.opt_shape, options.max_shape
     if smallest is None and usual is None and largest is None:
         return None
+    if usual is None and (smallest is None or largest is None):
+        raise UsageError("--min-shape and --max-shape go together: give both, and perhaps --opt-shape")
     usual = usual or largest
-    if usual is None:
-        raise UsageError("--min-shape alone says too little: add --max-shape NxHxW, and perhaps --opt-shape")
     return Profile(smallest or usual, usual, largest or usual)
 
 
