@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import dispatch, json_option
-from runtime.errors import EXIT_FAILED, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
+from runtime.cli import dispatch, engines_of, json_option, tensorrt_options
+from runtime.errors import EXIT_FAILED, EXIT_NOT_MET, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
 
 if TYPE_CHECKING:
     from calib.quantise import Int8Config
     from export.build import Built
+    from export.triton import TritonConfig
     from runtime.codes import Code
 
 WIDTH = 100  # columns of a listing
@@ -36,8 +37,10 @@ EXTRA_OF: dict[str, str | None] = {
     "onnxscript": "export",
     "safetensors": "export",
     "skimage": "export",
+    "polygraphy": "export",
     "openvino": "cpu",
     "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
 }
 
 
@@ -87,10 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--licence", help="licence of the weights, for the manifest")
     build.add_argument(
         "--engine",
-        choices=["auto", "none"],
+        choices=["auto", "none", "tensorrt"],
         default="auto",
-        help="device engine to build as well (TensorRT comes later)",
+        help="engine for this device to measure and build as well (default: auto, TensorRT where it finds a GPU)",
     )
+    tensorrt_options(build)
+    _triton_options(build)
     build.add_argument("--force", action="store_true", help="replace an existing bundle")
     json_option(build)
     build.set_defaults(verb=_build)
@@ -101,6 +106,29 @@ def _parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="check a bundle: digests, ONNX, parity on its golden frames")
     check.add_argument("bundle", metavar="BUNDLE")
+    check.add_argument(
+        "--bisect",
+        action="store_true",
+        help="instead, name the first layer where an engine leaves the fp32 graph in ONNX Runtime",
+    )
+    check.add_argument(
+        "--backend", metavar="NAME", help="with --bisect: the engine (default: the one that `run` takes)"
+    )
+    check.add_argument("--precision", metavar="NAME", help="with --bisect: the precision (default: likewise)")
+    check.add_argument(
+        "--snr-db",
+        type=_positive,
+        metavar="DB",
+        help="with --bisect: signal over difference that every tensor must keep (default: 60 in fp32, 45 in fp16, "
+        "20 in bf16, 10 in int8)",
+    )
+    check.add_argument(
+        "--max-abs",
+        type=_positive,
+        metavar="X",
+        help="with --bisect: largest difference allowed as well, in the tensor's unit",
+    )
+    json_option(check)
     check.set_defaults(verb=_check)
 
     inspect = verbs.add_parser("inspect", help="show what a checkpoint or a bundle holds")
@@ -133,6 +161,34 @@ def _parser() -> argparse.ArgumentParser:
     json_option(gallery)
     gallery.set_defaults(verb=_gallery)
     return parser
+
+
+def _triton_options(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--triton", type=Path, metavar="DIR", help="model repository of a Triton Inference Server to write into as well"
+    )
+    build.add_argument(
+        "--triton-size",
+        metavar="HxW",
+        help="frames of this size only; recurrent nets need it to compute several streams at once",
+    )
+    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8)")
+    build.add_argument(
+        "--triton-plan", type=Path, metavar="FILE", help="TensorRT engine to serve instead of the ONNX file"
+    )
+
+
+def _triton(options: argparse.Namespace) -> TritonConfig | None:
+    from export.triton import TritonConfig
+
+    size = _size(options.triton_size, "--triton-size") if options.triton_size else None
+    given = {"batch": options.triton_batch, "size": size, "plan": options.triton_plan}
+    said = {name: value for name, value in given.items() if value is not None}
+    if options.triton is None:
+        if said:
+            raise UsageError(f"--triton-{next(iter(said))} needs --triton DIR, the model repository")
+        return None
+    return TritonConfig(options.triton, **said)
 
 
 def _source_options(verb: argparse.ArgumentParser) -> None:
@@ -249,12 +305,17 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config, Path | None]:
 def _build(options: argparse.Namespace) -> int:
     from export.build import build
     from export.config import BuildConfig
+    from export.engines import engine_here
     from export.shipped import shipped_weights
     from export.user_code import translated
 
     weights = options.weights or [shipped.name for shipped in shipped_weights()]
     if options.name and len(weights) > 1:
         raise UsageError("--name fits one checkpoint only")
+    if options.triton_plan and len(weights) > 1:
+        raise UsageError("--triton-plan fits one checkpoint only")
+    triton = _triton(options)
+    engines = engines_of(options, ["tensorrt"] if engine_here(options.engine) else [])
     shape = _size(options.shape) if options.shape else None
     int8, recipe = _int8(options)
     said = _options(options)
@@ -269,10 +330,12 @@ def _build(options: argparse.Namespace) -> int:
             shape=shape,
             frames=tuple(options.frames),
             engine=options.engine,
+            engines=engines,
             force=options.force,
             licence=options.licence,
             int8=int8,
             recipe=recipe,
+            triton=triton,
             options=said,
             module=options.module,
         )
@@ -283,6 +346,10 @@ def _build(options: argparse.Namespace) -> int:
         for line in int8_lines(built):
             print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
+        if built.engine is not None:
+            print(built.engine, file=out)
+        if triton is not None:
+            print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])
@@ -379,10 +446,35 @@ def _check(options: argparse.Namespace) -> int:
     from runtime.sessions import runnable
     from runtime.verify import verify
 
-    for line in check(options.bundle, Clock()):
-        print(line)
+    if options.bisect:
+        return _bisect(options)
+    if any((options.backend, options.precision, options.snr_db, options.max_abs)):
+        raise UsageError("--backend, --precision, --snr-db and --max-abs belong to --bisect")
+    out = text_stream(options.json)
+    artifacts = check(options.bundle, Clock())
+    for line in artifacts:
+        print(line, file=out)
     bundle = open_bundle(options.bundle)
-    return print_verdicts(bundle, verify(bundle, runnable(bundle)))
+    verdicts = verify(bundle, runnable(bundle))
+    if options.json:
+        results = [verdict.to_dict() for verdict in verdicts]
+        write_json(options.json, {"bundle": bundle.manifest.name, "artifacts": artifacts, "results": results})
+    return print_verdicts(bundle, verdicts, out)
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    from export.bisect import bisect
+    from runtime.bundle import open_bundle
+    from runtime.sessions import choose
+
+    bundle = open_bundle(options.bundle)
+    choice = choose(bundle, options.backend or "auto", options.precision or "auto")
+    found = bisect(bundle, choice, snr_db=options.snr_db, max_abs=options.max_abs, progress=Clock())
+    if options.json:
+        write_json(options.json, {"bundle": bundle.manifest.name, **found.to_dict()})
+    for line in found.lines():
+        print(line, file=text_stream(options.json))
+    return EXIT_OK if found.passed else EXIT_NOT_MET
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -515,6 +607,7 @@ def _as_dict(built: Built) -> dict[str, Any]:
         "halo": built.halo,
         "tile_difference": built.tile_difference,
         "int8": built.int8.to_dict() if built.int8 is not None else None,
+        "engine": built.engine,
         "results": [
             {"variant": result.choice.variant, "engine": result.key, **result.report.to_dict()}
             for result in built.results
@@ -522,8 +615,8 @@ def _as_dict(built: Built) -> dict[str, Any]:
     }
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str, option: str = "--shape") -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
     if match is None or not all(int(side) for side in match.groups()):
-        raise UsageError(f"--shape {text!r} must be HEIGHTxWIDTH, for example 360x640")
+        raise UsageError(f"{option} {text!r} must be HEIGHTxWIDTH, for example 360x640")
     return int(match[1]), int(match[2])

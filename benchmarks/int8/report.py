@@ -68,16 +68,24 @@ def markdown_table(head: Sequence[str], rows: Rows, left: int) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def write_markdown(path: Path, text: str) -> None:
-    """Write the figures: between the marks of a document that has them, else as a new file.
+def write_markdown(path: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Write the figures: between the ``marks`` of a document that has them, else as a new file.
 
     Raises :class:`UsageError` for a file that is there and has no marks: nothing of it is overwritten.
     """
+    before, after = around_marks(path, marks)
+    path.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
+
+
+def around_marks(path: Path, marks: tuple[str, str] = (BEGIN, END)) -> tuple[str, str]:
+    """What a document has before and after the figures; of one that is not there yet, nothing and an end of line.
+
+    Raises :class:`UsageError` as :func:`write_markdown`.
+    """
     if not path.is_file():
-        path.write_text(f"{BEGIN}\n\n{text}\n\n{END}\n", encoding="utf-8")
-        return
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+        return "", "\n"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise UsageError(f"{path} is there, but has no '{BEGIN}' and '{END}' to write between")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise UsageError(f"{path} is there, but has no '{marks[0]}' and '{marks[1]}' to write between")
+    return before, after

@@ -109,6 +109,11 @@ class Session(ABC):
 
     def _arrays(self, frames: Frames, out: Frames | None) -> tuple[Frames, Frames]:
         """``frames`` C-contiguous and the array for the result. An engine gets bare addresses, so both are checked."""
+        frames, out = self._checked(frames, out)
+        return np.ascontiguousarray(frames), out
+
+    def _checked(self, frames: Frames, out: Frames | None) -> tuple[Frames, Frames]:
+        """``frames`` as they are, in whatever order their memory has, and the array for the result."""
         if frames.ndim != 4 or frames.dtype != np.uint8:
             raise ValueError(f"frames must be uint8 (N, H, W, 3), not {frames.dtype} {frames.shape}")
         shape = self.output_shape(frames.shape)
@@ -116,7 +121,7 @@ class Session(ABC):
             out = np.empty(shape, dtype=np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
             raise ValueError(f"out must be a writable C-contiguous uint8 array of {shape}")
-        return np.ascontiguousarray(frames), out
+        return frames, out
 
     @abstractmethod
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:

@@ -127,7 +127,7 @@ class OpenVinoSession(Session):
         if ports is not None:
             check_ports(ports, *_names(self._model), variant)
             self.code_inputs = CodeInputs.of(ports.codes)
-        self._device, self._config = device, engine_config(_hint(precision, float_precision), streams, threads)
+        self._device, self._config = device, engine_config(hint_of(precision, float_precision), streams, threads)
         self._in_flight = max(in_flight, streams)
         self._closed = False
         self._lock = threading.Lock()
@@ -214,7 +214,7 @@ class OpenVinoStepper(Stepper):
     ) -> None:
         self._model = _read(model, variant)
         check_ports(recurrence, *_names(self._model), variant)
-        self._device, self._config = device, engine_config(_hint(precision, float_precision), 1, threads)
+        self._device, self._config = device, engine_config(hint_of(precision, float_precision), 1, threads)
         self._frame = recurrence.frame.name
         self._request: Any = None
         self.info = SessionInfo("openvino", precision, variant, device, threads, 1)
@@ -258,7 +258,7 @@ def _names(model: Any) -> tuple[list[str], list[str]]:
     return [port.any_name for port in model.inputs], [port.any_name for port in model.outputs]
 
 
-def _hint(precision: str, float_precision: str) -> str:
+def hint_of(precision: str, float_precision: str) -> str:
     """What OpenVINO computes floats in. An INT8 graph says whether that may be bf16, where the processor has it."""
     if precision == "int8" and float_precision == "bf16" and has_bf16():
         return HINTS["bf16"]
@@ -275,6 +275,16 @@ def engine_config(hint: str, streams: int, threads: int) -> dict[str, Any]:
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     return config
+
+
+def compiled_for(model: bytes, variant: str, shapes: Mapping[str, tuple[int, ...]], hint: str) -> Any:
+    """A model compiled as the sessions do it, for inputs of these shapes; all that it gives can be asked for."""
+    read = _read(model, variant)
+    try:
+        read.reshape({name: list(shape) for name, shape in shapes.items()})
+        return core().compile_model(read, "CPU", engine_config(hint, 1, 0))
+    except RuntimeError as error:
+        raise GenedgeError(f"OpenVINO cannot run the {variant} model: {reason_of(error)}") from None
 
 
 def _named(info: SessionInfo, compiled: Any, device: str) -> SessionInfo:

@@ -53,6 +53,33 @@ class Recurrence:
         }
         return {self.frame.name: frames, **others}
 
+    def shapes_taken(self, frames: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """As :meth:`shapes`. Raises :class:`GenedgeError` for frames of a size that the generator does not take, or
+        whose states would need more than ``MAX_STATE_BYTES``."""
+        for side, size in zip(self.frame.shape, frames, strict=True):
+            if isinstance(side, int) and side != size:
+                wanted = "x".join(map(str, self.frame.shape))
+                raise GenedgeError(f"this generator takes frames of {wanted} only, not of {'x'.join(map(str, frames))}")
+        shapes = self.shapes(frames)
+        if sum(_bytes(port, shapes[port.name]) for port in self.states) > MAX_STATE_BYTES:
+            raise GenedgeError(
+                f"frames of {frames[2]}x{frames[1]} need states of more than {MAX_STATE_BYTES >> 30} GiB"
+            )
+        return shapes
+
+    def misfit(self, frames: tuple[int, ...], error: GenedgeError) -> GenedgeError:
+        """What to raise where the first step with frames of this shape has failed with ``error``: often because a
+        state does not grow with the frame although the frame may have any size."""
+        if all(isinstance(side, int) for side in self.frame.shape[1:]):
+            return error
+        for port in self.states:
+            if len(port.shape) > 2 and all(isinstance(side, int) for side in port.shape[1:]):
+                size, sides = f"{frames[2]}x{frames[1]}", "x".join(map(str, port.shape))
+                return GenedgeError(
+                    f"frames of {size} do not seem to fit the state {port.name}, which is always {sides}: {error}"
+                )
+        return error
+
 
 def recurrence_of(manifest: Manifest, image: Port | None = None) -> Recurrence | None:
     """What the manifest says about states, or None for a generator without. ``image``: that shall be given, of several.
@@ -206,12 +233,7 @@ class RecurrentSession(Session):
             self._initial = False
             return out
         except GenedgeError as error:
-            if self._initial and (port := _of_one_size(self._recurrence)) is not None:
-                size, sides = f"{frames.shape[2]}x{frames.shape[1]}", "x".join(map(str, port.shape))
-                raise GenedgeError(
-                    f"frames of {size} do not seem to fit the state {port.name}, which is always {sides}: {error}"
-                ) from None
-            raise
+            raise (self._recurrence.misfit(frames.shape, error) if self._initial else error) from None
         finally:
             self._slots.release()
 
@@ -223,30 +245,14 @@ class RecurrentSession(Session):
     def _specialise(self, shape: tuple[int, ...]) -> None:
         self._shape, self._initial = None, True
         self._states.clear()
-        for side, size in zip(self._recurrence.frame.shape, shape, strict=True):
-            if isinstance(side, int) and side != size:
-                wanted = "x".join(map(str, self._recurrence.frame.shape))
-                raise GenedgeError(f"this generator takes frames of {wanted} only, not of {'x'.join(map(str, shape))}")
-        shapes = self._recurrence.shapes(shape)
-        states = [(port, shapes[port.name]) for port in self._recurrence.states]
-        if sum(_bytes(port, sizes) for port, sizes in states) > MAX_STATE_BYTES:
-            raise GenedgeError(f"frames of {shape[2]}x{shape[1]} need states of more than {MAX_STATE_BYTES >> 30} GiB")
+        shapes = self._recurrence.shapes_taken(shape)
         self._stepper.specialise(shapes)
         self.info = replace(self._stepper.info, in_flight=self._in_flight)
         frame = self._recurrence.frame.name
         self._unseen = {port.name: np.empty(self.output_shape(shape), np.uint8) for port in self._recurrence.others}
-        self._states = [_State(port, sizes, fed_by_frame=port.source == frame) for port, sizes in states]
+        states = self._recurrence.states
+        self._states = [_State(port, shapes[port.name], fed_by_frame=port.source == frame) for port in states]
         self._shape = shape
-
-
-def _of_one_size(recurrence: Recurrence) -> Port | None:
-    """A state that does not grow with the frame although the frame may have any size, or None."""
-    if all(isinstance(side, int) for side in recurrence.frame.shape[1:]):
-        return None
-    return next(
-        (port for port in recurrence.states if len(port.shape) > 2 and all(isinstance(s, int) for s in port.shape[1:])),
-        None,
-    )
 
 
 def _bytes(port: Port, shape: tuple[int, ...]) -> int:

@@ -1,0 +1,1 @@
+"""TensorRT engines: what they are built for, how they are built, and where they are kept."""
