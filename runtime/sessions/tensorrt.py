@@ -73,7 +73,8 @@ class TensorRtSession(Session):
     The states of a recurrent generator never leave the GPU. With an even number of slots a step reads one array and
     writes the other, and the next step finds them the other way round; with an odd one the result is copied back. The
     states take their initial value for the first frames, after :meth:`reset`, and where the shape of the frames
-    changes. A step that fails leaves them as they were.
+    changes. A step that TensorRT refuses leaves them as they were; after an error of CUDA they take it too, since
+    nobody knows how far the step has come.
 
     A request that fails leaves the session as it was, unless the GPU says that nothing works any more; then every
     further request says so. Arrays in pinned memory (:meth:`runtime.sessions.cuda.Cuda.pinned`) are copied from and to
@@ -139,6 +140,7 @@ class TensorRtSession(Session):
             except GenedgeError as error:
                 runner.drain(slot)
                 self.note_failure(error)
+                self._reset = self._reset or isinstance(error, CudaError)
                 raise
             self._reset = False
             slot.running = running = _Running(self, slot, frames, staged, out)
@@ -237,11 +239,7 @@ class TensorRtSession(Session):
                 engine = self._deserialised(self._kept_or_built(inputs, refused=str(refusal)))
             except _RefusedError as again:
                 raise GenedgeError(f"TensorRT does not take the engine that it has just built: {again}") from None
-        try:
-            check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
-        except GenedgeError:
-            engine.close()
-            raise
+        check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
         return engine
 
     def _deserialised(self, built: Engine) -> _Engine:
@@ -524,7 +522,7 @@ class _Runner:
         """See :meth:`TensorRtSession.time_engine`. Nothing is under way."""
         slot = self.slots[0]
         self._upload(slot, frames, codes)
-        slot.stream.synchronize("copying frames to the GPU")
+        slot.stream.synchronize("copying frames to the GPU failed")
         with contextlib.ExitStack() as stack:
             events = [stack.enter_context(contextlib.closing(self._cuda.event(timed=True))) for _ in range(repeats + 1)]
             self._compute.record(events[0])
@@ -542,13 +540,13 @@ class _Runner:
         """After a request that was given to the GPU in part only: nothing of it is under way any more."""
         for stream in (slot.stream, self._compute):
             with contextlib.suppress(CudaError):
-                stream.synchronize("ending a request")
+                stream.synchronize("a request cannot be ended")
 
     def close(self) -> None:
         """Graphs hold addresses in contexts, and contexts those of buffers: they are freed in this order."""
         self.settle()
         with contextlib.suppress(CudaError):
-            self._compute.synchronize("ending the requests")
+            self._compute.synchronize("the requests cannot be ended")
         self._drop_graphs()
         self.slots.clear()
         self._owned.close()
