@@ -22,6 +22,7 @@ from export.bundle import (
     write_files,
 )
 from export.config import BuildConfig
+from export.engines import build_engine, engine_here
 from export.frame_io import FrameGraph, frame_graph, measured_halo
 from export.generators import load_generator
 from export.generators.base import LoadedGenerator
@@ -32,6 +33,7 @@ from export.parity import (
     VariantParity,
     measure,
     parity_pairs,
+    quickest_to_open,
     record,
     tile_difference,
     tile_frame,
@@ -39,7 +41,8 @@ from export.parity import (
 )
 from export.report import html_report
 from export.shipped import Shipped, find_shipped
-from runtime.bundle import open_bundle
+from export.triton import write_triton
+from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError, NotMetError, UsageError
 from runtime.sessions import available_backends
 
@@ -59,6 +62,7 @@ class Built:
     halo: int
     tile_difference: int | None
     int8: Int8Result | None = None
+    engine: str | None = None  # what is said of the one that was built for this device
 
 
 def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
@@ -70,11 +74,16 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
         GenedgeError, UsageError: anything else the user can act on.
     """
     _check(config)
+    with_engine = engine_here(config.engine)
+    # frames of parity have sizes of their own
+    engines = replace(config.engines, settings=replace(config.engines.settings, profile=None)) if with_engine else None
     shipped = find_shipped(config.weights)
     path = shipped.path if shipped else Path(config.weights)
     name = config.name or _bundle_name(path)
     target = config.output / name
     refuse_existing(target, force=config.force)
+    if config.triton is not None:
+        config.triton.check(name, force=config.force)
     progress(f"loading {path.name}")
     loaded, checkpoint = load_generator(path, config.options, config.module)
     progress(f"{loaded.family} x{loaded.scale}, {sum(p.numel() for p in loaded.net.parameters()):,} parameters")
@@ -110,19 +119,19 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
     pairs = parity_pairs(loaded, material, shape, progress)
     with new_bundle_folder(target, force=config.force) as folder:
         bundle = write_files(folder, draft, models, pairs, int8.variant_recipes if int8 is not None else {})
-        results = measure(bundle, pairs, progress)
+        results = measure(bundle, pairs, progress, engines)
         _gate(name, results)
-        _refuse_idle(name, without_effect(bundle, results[0].choice, pairs))
+        _refuse_idle(name, without_effect(bundle, quickest_to_open(results), pairs))
         if any(not result.report.passed for result in results):  # bf16, or the gate would have raised
             bundle = without_bf16(bundle)
         if int8 is not None:
-            bundle, results, int8 = earned(bundle, results, pairs, int8, config.int8, progress)
+            bundle, results, int8 = earned(bundle, results, pairs, int8, config.int8, progress, engines)
             if any(variant in bundle.manifest.artifacts for variant in INT8_VARIANTS):
                 int8.write_recipe(folder)
         seams = None
         if loaded.tileable and shape is None:
             progress("comparing tiles with the whole frame")
-            seams = tile_difference(bundle, results[0].choice, tile_frame(material, bundle.manifest.geometry))
+            seams = tile_difference(bundle, quickest_to_open(results), tile_frame(material, bundle.manifest.geometry))
             if seams > 1:
                 raise NotMetError(f"{name}: tiles differ from the whole frame by {seams} 8-bit steps (halo {halo})")
         reach = (
@@ -144,7 +153,21 @@ def build(config: BuildConfig, progress: Progress = lambda text: None) -> Built:
             extra["int8"] = int8.to_dict()
         report = html_report(bundle, results, pairs, notes, int8)
         add_parity(bundle, results, record(results, bundle, extra), report)
-    return Built(target, loaded, tuple(results), halo, seams, int8)
+    if config.triton is not None:
+        progress(f"writing the model repository {config.triton.folder}")
+        write_triton(open_bundle(target), config.triton, force=config.force)
+    engine = _engine(open_bundle(target), config, progress) if with_engine else None
+    return Built(target, loaded, tuple(results), halo, seams, int8, engine)
+
+
+def _engine(bundle: Bundle, config: BuildConfig, progress: Progress) -> str:
+    """Build the engine of this device; where nobody asked for one, a failure is only told."""
+    try:
+        return build_engine(bundle, config.engines, progress)
+    except GenedgeError as error:
+        if config.engine != "auto":
+            raise GenedgeError(f"{bundle.folder} is written, but its engine is not: {error}") from None
+        return f"no engine was built: {error}"
 
 
 def check(place: str, progress: Progress = lambda text: None) -> list[str]:
@@ -246,10 +269,11 @@ def _gate(name: str, results: list[VariantParity]) -> None:
     """Raise where a variant misses its limits; bf16 is none, only a way to run one, and is left out where it misses."""
     for result in results:
         if not result.report.passed and result.choice.precision != "bf16":
+            without = " (--engine none leaves TensorRT out)" if result.choice.backend == "tensorrt" else ""
             where = f"{result.choice.variant} on {result.choice.backend} in {result.choice.precision}"
             raise NotMetError(
                 f"{name}: {where} misses parity with PyTorch ({'; '.join(result.report.failures)}); "
-                "no bundle was written"
+                f"no bundle was written{without}"
             )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import dispatch, json_option
+from runtime.cli import dispatch, engines_of, json_option, tensorrt_options
 from runtime.errors import EXIT_FAILED, EXIT_OK, CheckpointError, NotMetError, UsageError, printable
 from runtime.report import shortened, table, text_stream, write_json
 from runtime.stats import Clock
@@ -23,6 +23,7 @@ from runtime.stats import Clock
 if TYPE_CHECKING:
     from calib.quantise import Int8Config
     from export.build import Built
+    from export.triton import TritonConfig
     from runtime.codes import Code
 
 WIDTH = 100  # columns of a listing
@@ -38,6 +39,7 @@ EXTRA_OF: dict[str, str | None] = {
     "skimage": "export",
     "openvino": "cpu",
     "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
 }
 
 
@@ -87,10 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--licence", help="licence of the weights, for the manifest")
     build.add_argument(
         "--engine",
-        choices=["auto", "none"],
+        choices=["auto", "none", "tensorrt"],
         default="auto",
-        help="device engine to build as well (TensorRT comes later)",
+        help="engine for this device to measure and build as well (default: auto, TensorRT where it finds a GPU)",
     )
+    tensorrt_options(build)
+    _triton_options(build)
     build.add_argument("--force", action="store_true", help="replace an existing bundle")
     json_option(build)
     build.set_defaults(verb=_build)
@@ -133,6 +137,34 @@ def _parser() -> argparse.ArgumentParser:
     json_option(gallery)
     gallery.set_defaults(verb=_gallery)
     return parser
+
+
+def _triton_options(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--triton", type=Path, metavar="DIR", help="model repository of a Triton Inference Server to write into as well"
+    )
+    build.add_argument(
+        "--triton-size",
+        metavar="HxW",
+        help="frames of this size only; recurrent nets need it to compute several streams at once",
+    )
+    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8)")
+    build.add_argument(
+        "--triton-plan", type=Path, metavar="FILE", help="TensorRT engine to serve instead of the ONNX file"
+    )
+
+
+def _triton(options: argparse.Namespace) -> TritonConfig | None:
+    from export.triton import TritonConfig
+
+    size = _size(options.triton_size, "--triton-size") if options.triton_size else None
+    given = {"batch": options.triton_batch, "size": size, "plan": options.triton_plan}
+    said = {name: value for name, value in given.items() if value is not None}
+    if options.triton is None:
+        if said:
+            raise UsageError(f"--triton-{next(iter(said))} needs --triton DIR, the model repository")
+        return None
+    return TritonConfig(options.triton, **said)
 
 
 def _source_options(verb: argparse.ArgumentParser) -> None:
@@ -249,12 +281,17 @@ def _int8(options: argparse.Namespace) -> tuple[Int8Config, Path | None]:
 def _build(options: argparse.Namespace) -> int:
     from export.build import build
     from export.config import BuildConfig
+    from export.engines import engine_here
     from export.shipped import shipped_weights
     from export.user_code import translated
 
     weights = options.weights or [shipped.name for shipped in shipped_weights()]
     if options.name and len(weights) > 1:
         raise UsageError("--name fits one checkpoint only")
+    if options.triton_plan and len(weights) > 1:
+        raise UsageError("--triton-plan fits one checkpoint only")
+    triton = _triton(options)
+    engines = engines_of(options, ["tensorrt"] if engine_here(options.engine) else [])
     shape = _size(options.shape) if options.shape else None
     int8, recipe = _int8(options)
     said = _options(options)
@@ -269,10 +306,12 @@ def _build(options: argparse.Namespace) -> int:
             shape=shape,
             frames=tuple(options.frames),
             engine=options.engine,
+            engines=engines,
             force=options.force,
             licence=options.licence,
             int8=int8,
             recipe=recipe,
+            triton=triton,
             options=said,
             module=options.module,
         )
@@ -283,6 +322,10 @@ def _build(options: argparse.Namespace) -> int:
         for line in int8_lines(built):
             print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
+        if built.engine is not None:
+            print(built.engine, file=out)
+        if triton is not None:
+            print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])
@@ -515,6 +558,7 @@ def _as_dict(built: Built) -> dict[str, Any]:
         "halo": built.halo,
         "tile_difference": built.tile_difference,
         "int8": built.int8.to_dict() if built.int8 is not None else None,
+        "engine": built.engine,
         "results": [
             {"variant": result.choice.variant, "engine": result.key, **result.report.to_dict()}
             for result in built.results
@@ -522,8 +566,8 @@ def _as_dict(built: Built) -> dict[str, Any]:
     }
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str, option: str = "--shape") -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
     if match is None or not all(int(side) for side in match.groups()):
-        raise UsageError(f"--shape {text!r} must be HEIGHTxWIDTH, for example 360x640")
+        raise UsageError(f"{option} {text!r} must be HEIGHTxWIDTH, for example 360x640")
     return int(match[1]), int(match[2])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calib.quantise import Int8Config
+from export.triton import TritonConfig
+from runtime.engines.settings import DEFAULT_ENGINES, EngineOptions
 from runtime.manifest import Limits
 
 #: What each variant must reach against PyTorch on real frames.
@@ -30,6 +32,8 @@ class BuildConfig:
     ``options`` say what the file does not (``export list`` shows those of each family); ``module`` is the user's own
     code that makes the net, as ``my_net.py:build``.
     ``int8`` says how INT8 variants are found, ``recipe`` names a recipe.json that makes them without frames.
+    ``engine`` is auto, none or tensorrt: whether one is built for this device too, as ``engines`` say.
+    ``triton`` is the model repository that the bundle is written into as well, if any.
     """
 
     weights: str
@@ -39,10 +43,12 @@ class BuildConfig:
     shape: tuple[int, int] | None = None
     frames: tuple[Path, ...] = ()
     engine: str = "auto"
+    engines: EngineOptions = DEFAULT_ENGINES
     force: bool = False
     licence: str | None = None
     int8: Int8Config | None = None
     recipe: Path | None = None
+    triton: TritonConfig | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     module: str | None = None
 

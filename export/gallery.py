@@ -26,13 +26,13 @@ from export.frame_io import reference_run
 from export.generators import load_generator
 from export.generators.base import LoadedGenerator
 from export.int8 import BROKEN_DB
-from export.parity import codes_of, parity_runs
+from export.parity import choices_for, codes_of, parity_runs
 from export.shipped import shipped_weights
 from runtime.bundle import Bundle, open_bundle
 from runtime.errors import CheckpointError, GenedgeError, UsageError
 from runtime.frames import Frame, SizeRule
 from runtime.metrics import psnr
-from runtime.sessions import Choice, open_session, runnable
+from runtime.sessions import Choice, open_session
 from runtime.video.source import open_source
 
 SHEET, RECORD = "gallery.png", "gallery.json"
@@ -291,6 +291,7 @@ def _built(
         name=name,
         variants=("fp32", "fp16", *(("int8",) if material is not None else ())),
         frames=frames,
+        engine="none",
         force=True,
         int8=Int8Config((material,), keep_slow=True) if material is not None else None,
     )
@@ -303,7 +304,7 @@ def _cells(built: Built, subject: Subject) -> tuple[Cell, ...]:
     reference = reference_run(loaded, subject.frames, [codes] * len(subject.frames))[-1]
     cells = [Cell("input", _enlarged(subject.frames[-1], reference)), Cell("PyTorch", reference)]
     for precision in PRECISIONS:
-        choice = next((choice for choice in runnable(bundle) if choice.precision == precision), None)
+        choice = next((choice for choice in choices_for(bundle, None) if choice.precision == precision), None)
         if choice is None:
             cells.append(Cell(precision, failure="" if precision == "int8" else "no such variant"))
             continue

@@ -18,14 +18,15 @@ from calib.recipe import RECIPE_NAME, Recipe, VariantRecipe, ranges_for, read_re
 from calib.remedies import equalised
 from calib.sensitivity import Budget, Search, qdq_form
 from export.bundle import with_limits, without_variant
-from export.parity import Pair, VariantParity, reference_of
+from export.parity import Pair, VariantParity, choices_for, reference_of
 from export.variants import strong_from_qdq
 from runtime.bench import Timing, bench
 from runtime.bundle import Bundle
+from runtime.engines.settings import DEFAULT_ENGINES, EngineOptions
 from runtime.errors import GenedgeError
 from runtime.manifest import Limits, Manifest
 from runtime.metrics import judge, psnr
-from runtime.sessions import runnable, taken_unasked
+from runtime.sessions import taken_unasked
 
 VARIANTS = ("int8", "int8-ort", "int8-strong")
 BROKEN_DB = 30.0  # PSNR against PyTorch; below that a graph is not merely imprecise
@@ -147,15 +148,20 @@ def earned(
     int8: Int8Result,
     config: Int8Config | None,
     progress: Progress,
+    engines: EngineOptions | None = None,
 ) -> tuple[Bundle, list[VariantParity], Int8Result]:
-    """Drop INT8 variants that are broken, or not faster here than the next precision; give the others limits."""
+    """Drop INT8 variants that are broken, or not faster here than the next precision; give the others limits.
+
+    ``engines`` are those of TensorRT, None leaves it out, as in :func:`export.parity.measure`.
+    """
     for result in results:
         if result.choice.variant in VARIANTS and result.report.psnr_db < BROKEN_DB:
             reason = f"{result.report.psnr_db:.1f} dB from PyTorch on {result.choice.backend}: not merely imprecise"
             int8 = int8.without(result.choice.variant, reason)
     progress("comparing INT8 with the next precision")
-    choices = [choice for choice in runnable(bundle) if choice.variant not in int8.dropped]
-    timings = bench(bundle, choices, *(bundle.manifest.geometry.fixed_size or _bench_size(bundle)), BENCH_ROUNDS)
+    choices = [choice for choice in choices_for(bundle, engines) if choice.variant not in int8.dropped]
+    size = bundle.manifest.geometry.fixed_size or _bench_size(bundle)
+    timings = bench(bundle, choices, *size, BENCH_ROUNDS, engines=engines or DEFAULT_ENGINES)
     int8 = replace(int8, timings=tuple(timings))
     for timing in timings:
         if timing.choice.precision != "int8":

@@ -13,11 +13,12 @@ from export.facts import cost_of
 from export.frame_io import Codes, reference_pictures
 from export.generators.base import LoadedGenerator
 from runtime.bundle import Bundle
+from runtime.engines.settings import DEFAULT_ENGINES, EngineOptions
 from runtime.errors import GenedgeError
 from runtime.frames import Frame, SizeRule
 from runtime.manifest import Geometry
 from runtime.metrics import ParityReport, compare
-from runtime.sessions import Choice, Session, available_backends, open_session, runnable
+from runtime.sessions import BACKENDS, Choice, Session, available_backends, open_session, runnable
 from runtime.tiles import TiledSession
 from runtime.verify import limits_for
 
@@ -188,29 +189,46 @@ def _outputs(session: Session, pairs: Sequence[Pair]) -> list[Frame]:
     return outputs
 
 
-def measure(bundle: Bundle, pairs: Sequence[Pair], progress: Callable[[str], None]) -> list[VariantParity]:
+def measure(
+    bundle: Bundle,
+    pairs: Sequence[Pair],
+    progress: Callable[[str], None],
+    engines: EngineOptions | None = None,
+) -> list[VariantParity]:
     """Run every variant on every engine of this machine and compare with PyTorch.
 
-    Every image that the net gives counts. Raises :class:`GenedgeError` where a variant can run on no engine here.
+    ``engines`` are those of TensorRT; None leaves it out. Every image that the net gives counts. Raises
+    :class:`GenedgeError` where a variant can run on no engine here.
     """
     results = []
-    choices = [*runnable(bundle), *simulated(bundle)]
+    choices = [*choices_for(bundle, engines), *simulated(bundle)]
+    engines = engines or DEFAULT_ENGINES
     for variant in bundle.manifest.artifacts:
         if not any(choice.variant == variant for choice in choices):
             raise GenedgeError(f'no engine here runs the {variant} variant: pip install "genedge[cpu]"')
     for choice in choices:
         progress(f"{choice.variant} on {choice.backend} in {choice.precision}")
-        with open_session(bundle, choice, in_flight=1) as session:
+        with open_session(bundle, choice, in_flight=1, engines=engines) as session:
             outputs = _outputs(session, pairs)
             engine = f"{choice.backend} on {session.info.device}"
         references = [pair.reference for pair in pairs]
         for place, image in enumerate(bundle.manifest.images[1:]):
-            with open_session(bundle, choice, in_flight=1, image=image.name) as session:
+            with open_session(bundle, choice, in_flight=1, image=image.name, engines=engines) as session:
                 outputs += _outputs(session, pairs)
             references += [pair.further[place] for pair in pairs]
         report = compare(zip(references, outputs, strict=True), limits_for(bundle.manifest, choice))
         results.append(VariantParity(choice, report, outputs[report.worst_frame], engine))
     return results
+
+
+def choices_for(bundle: Bundle, engines: EngineOptions | None) -> list[Choice]:
+    """What a build measures: all that runs here; TensorRT, whose engines take long to build, where it is asked for."""
+    return runnable(bundle, BACKENDS if engines is not None else tuple(name for name in BACKENDS if name != "tensorrt"))
+
+
+def quickest_to_open(results: Sequence[VariantParity]) -> Choice:
+    """A choice that needs no engine built for every size, where there is one."""
+    return next((result.choice for result in results if result.choice.backend != "tensorrt"), results[0].choice)
 
 
 def without_effect(bundle: Bundle, choice: Choice, pairs: Sequence[Pair]) -> list[str]:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from runtime.bundle import Bundle
+from runtime.engines.settings import DEFAULT_ENGINES, EngineOptions
 from runtime.errors import GenedgeError
 from runtime.sessions import Choice, SessionInfo, open_session
 from runtime.tiles import fit_session
@@ -58,6 +59,7 @@ def bench(
     rounds: int | None = None,
     threads: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    engines: EngineOptions = DEFAULT_ENGINES,
 ) -> list[Timing]:
     """Run every choice on the same frame of ``height x width`` pixels, one after the other in each round.
 
@@ -75,7 +77,7 @@ def bench(
         sessions = []
         for choice in choices:
             progress(f"warming up {choice.variant} on {choice.backend} in {choice.precision}")
-            inner = open_session(bundle, choice, threads=threads, in_flight=1)
+            inner = open_session(bundle, choice, threads=threads, in_flight=1, engines=engines)
             session = stack.enter_context(fit_session(inner, bundle.manifest.geometry, height, width, None))
             session.warm_up(tuple(frame.shape))
             sessions.append(session)

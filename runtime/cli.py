@@ -9,7 +9,7 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,7 @@ from runtime.report import table, text_stream, write_json
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.control import Controls
+    from runtime.engines.settings import EngineOptions, Profile
     from runtime.pipeline import PipelineReport
     from runtime.sessions import Choice, Session
     from runtime.verify import Verdict
@@ -196,6 +197,82 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=count, default=0, metavar="N", help="engine threads, 0 lets the engine choose (default: 0)"
     )
+    tensorrt_options(parser)
+
+
+def tensorrt_options(parser: argparse.ArgumentParser) -> None:
+    """Add how TensorRT builds its engines and where they are kept; :func:`engines_of` reads them."""
+    group = parser.add_argument_group("TensorRT", "An engine is built on first use, for this GPU, and then kept.")
+    group.add_argument(
+        "--engine-cache", type=Path, metavar="DIR", help="where engines are kept (default: engines/ in the bundle)"
+    )
+    group.add_argument("--workspace", type=count, metavar="MIB", help="most GPU memory for intermediate results")
+    group.add_argument(
+        "--builder-optimization-level", type=count, metavar="N", help="0 (built fast) to 5 (runs fast); from 8.6 on"
+    )
+    group.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="what was measured before (default: a file beside the engines)",
+    )
+    group.add_argument(
+        "--dla-core", type=count, metavar="N", help="deep-learning accelerator of a Jetson, with the GPU behind it"
+    )
+    group.add_argument("--version-compatible", action="store_true", help="for later TensorRT versions too; from 8.6 on")
+    group.add_argument("--hardware-compatible", action="store_true", help="for all GPUs from Ampere on; from 8.6 on")
+    for name, what in (
+        ("min", "smallest frames that one engine takes (default: the usual ones)"),
+        ("opt", "usual frames, for which it is fastest (default: the largest, else those of the input)"),
+        ("max", "largest frames that one engine takes (default: the usual ones)"),
+    ):
+        group.add_argument(f"--{name}-shape", type=_batch_size, metavar="NxHxW", help=what)
+
+
+def engines_of(options: argparse.Namespace, backends: Iterable[str]) -> EngineOptions:
+    """What the options of :func:`tensorrt_options` say, for a run on these backends.
+
+    Raises :class:`UsageError` where one is given and none of the backends is TensorRT.
+    """
+    from runtime.engines.settings import EngineOptions, EngineSettings
+    from runtime.stats import Clock
+
+    said = {name: getattr(options, name) for name in _TENSORRT_OPTIONS}
+    given = [name for name, value in said.items() if value is not None and value is not False]  # 0 is a value
+    used = sorted(set(backends))
+    if given and "tensorrt" not in used:
+        option = f"--{given[0].replace('_', '-')}"
+        instead = f" ({', '.join(used)} is)" if used else ""
+        raise UsageError(f"{option} is for TensorRT, which is not used here{instead}: leave it out")
+    settings = EngineSettings(
+        profile=_profile(options),
+        workspace_mib=options.workspace,
+        optimization_level=options.builder_optimization_level,
+        timing_cache=options.timing_cache,
+        dla_core=options.dla_core,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )
+    return EngineOptions(settings, options.engine_cache, Clock())
+
+
+_TENSORRT_OPTIONS = (
+    "engine_cache", "workspace", "builder_optimization_level", "timing_cache", "dla_core", "version_compatible",
+    "hardware_compatible", "min_shape", "opt_shape", "max_shape",
+)  # fmt: skip
+
+
+def _profile(options: argparse.Namespace) -> Profile | None:
+    """The frames that an engine shall take; what is not said of the three follows from the others."""
+    from runtime.engines.settings import Profile
+
+    smallest, usual, largest = options.min_shape, options.opt_shape, options.max_shape
+    if smallest is None and usual is None and largest is None:
+        return None
+    if usual is None and (smallest is None or largest is None):
+        raise UsageError("--min-shape and --max-shape go together: give both, and perhaps --opt-shape")
+    usual = usual or largest
+    return Profile(smallest or usual, usual, largest or usual)
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +312,14 @@ def frame_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _batch_size(text: str) -> tuple[int, int, int]:
+    """(N, height, width) of an option NxHxW, or HxW for one frame at a time; for argparse."""
+    count, _, size = text.lower().partition("x") if text.lower().count("x") == 2 else ("1", "x", text)
+    if not count.isdigit() or not 0 < int(count) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxHEIGHTxWIDTH, for example 1x360x640")
+    return (int(count), *frame_size(size))
+
+
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +335,7 @@ def _run(options: argparse.Namespace) -> int:
     bundles = [open_bundle(place) for place in options.bundle]
     images = _images(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    engines = engines_of(options, (choice.backend for choice in choices))
     controls = _controls(options, bundles)
     wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
     with terminable(), ExitStack() as stack:
@@ -267,6 +353,7 @@ def _run(options: argparse.Namespace) -> int:
                 threads=options.threads,
                 live=source.info.live,
                 image=image,
+                engines=engines,
             )
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
@@ -502,7 +589,8 @@ def _verify(options: argparse.Namespace) -> int:
     from runtime.verify import verify
 
     bundle = open_bundle(options.bundle)
-    verdicts = verify(bundle, _choices(bundle, options))
+    choices = _choices(bundle, options)
+    verdicts = verify(bundle, choices, engines_of(options, (choice.backend for choice in choices)))
     if options.json:
         write_json(
             options.json, {"bundle": bundle.manifest.name, "results": [verdict.to_dict() for verdict in verdicts]}
@@ -568,7 +656,9 @@ def _bench(options: argparse.Namespace) -> int:
         raise UsageError("--rounds must be at least 1")
     bundle = open_bundle(options.bundle)
     height, width = options.size or bundle.manifest.geometry.fixed_size or (360, 640)
-    timings = bench(bundle, _choices(bundle, options), height, width, options.rounds, options.threads, Clock())
+    choices = _choices(bundle, options)
+    engines = engines_of(options, (choice.backend for choice in choices))
+    timings = bench(bundle, choices, height, width, options.rounds, options.threads, Clock(), engines)
     best = min(timing.median_ms for timing in timings)
     rows = [
         (

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.doctor_nvidia import GPU_REPAIR, nvidia_findings
+from runtime.findings import Finding, installed_version
+from runtime.nvidia import driver
+
 ENGINE_REPAIR = 'pip install "genedge[cpu]"'
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination. ``optional``: its absence stops nothing."""
-
-    what: str
-    good: bool
-    repair: str = ""
-    optional: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine() -> list[Finding]:
     """Look at Python, packages, engines, the processor, cameras and displays. Nothing is changed."""
     findings = [_python(), *(_package(name, distribution) for name, distribution in _BASE)]
-    findings += [_openvino(), _onnxruntime(), _tensorrt()]
-    if not any(finding.good for finding in findings[-3:]):
+    nvidia = nvidia_findings()
+    engines = [_openvino(), _onnxruntime()]
+    findings += [*engines, *nvidia]
+    if not any(finding.good and finding.what.startswith(ENGINES) for finding in (*engines, *nvidia)):
         findings.append(Finding("no inference engine at all", False, ENGINE_REPAIR))
     findings += [_encoder(), _cameras(), _display()]
     return findings
 
 
+ENGINES = ("openvino", "onnxruntime", "tensorrt")  # how their lines begin
 _BASE = (("numpy", "numpy"), ("cv2", "opencv-python"), ("av", "av"))
 
 
@@ -79,30 +71,29 @@ def _openvino() -> Finding:
 
 
 def _onnxruntime() -> Finding:
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
-    if len(both) == 2:
-        repair = f"pip uninstall -y onnxruntime onnxruntime-gpu && {ENGINE_REPAIR}   # or genedge[gpu]"
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed_version(name)]
+    if len(found) == 2:
+        repair = f"pip uninstall -y {' '.join(found)} && {GPU_REPAIR if driver().gpus else ENGINE_REPAIR}"
         return Finding("onnxruntime and onnxruntime-gpu are both installed and overwrite each other", False, repair)
     if importlib.util.find_spec("onnxruntime") is None:
         return Finding("onnxruntime: not installed", False, ENGINE_REPAIR, optional=True)
     try:
-        engine = importlib.import_module("onnxruntime")
+        from runtime.sessions import onnxruntime
+
+        engine = onnxruntime.module()
         providers = ", ".join(name.removesuffix("ExecutionProvider") for name in engine.get_available_providers())
-        return Finding(f"{both[0] if both else 'onnxruntime'} {engine.__version__}: {providers}", True)
+        told = f"{found[0] if found else 'onnxruntime'} {engine.__version__}"
+        if onnxruntime.on_cuda():
+            try:
+                onnxruntime.start_cuda()
+            except onnxruntime.NoCudaError as error:
+                return Finding(f"{told}: does not reach the GPU, {error.reason}", False, error.remedy, optional=True)
+            return Finding(f"{told}: CUDA on {driver().gpus[0].name}, and CPU", True)
+        if "CUDA" in providers:
+            providers = f"CPU, since no GPU is here ({driver().trouble})"
+        return Finding(f"{told}: {providers}", True)
     except Exception as error:
         return Finding(f"onnxruntime: does not start ({error})", False, ENGINE_REPAIR, optional=True)
-
-
-def _tensorrt() -> Finding:
-    version = _version("tensorrt")
-    if importlib.util.find_spec("tensorrt") is None:
-        nvidia = Path("/proc/driver/nvidia/version").exists() or Path("/etc/nv_tegra_release").exists()
-        repair = 'pip install "genedge[tensorrt]"' if nvidia else ""
-        here = "an NVIDIA driver is here" if nvidia else "no NVIDIA driver here"
-        return Finding(f"tensorrt: not installed ({here})", False, repair, optional=True)
-    return Finding(
-        f"tensorrt {version}: found, but this version of genedge has no session for it yet", False, optional=True
-    )
 
 
 def _encoder() -> Finding:
@@ -133,10 +124,3 @@ def _display() -> Finding:
     name = os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")
     known = bool(name) or not sys.platform.startswith("linux")
     return Finding(f"display: {name or ('yes' if known else 'none (display:// will not work)')}", known, optional=True)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.bundle import Bundle
+from runtime.engines.settings import DEFAULT_ENGINES, EngineOptions
 from runtime.errors import GenedgeError
 from runtime.manifest import Limits, Manifest
 from runtime.metrics import ParityReport, compare
-from runtime.sessions import Choice, open_session
+from runtime.sessions import TENSORRT_FP16_DB, Choice, open_session
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,19 @@ class Verdict:
 
 
 def limits_for(manifest: Manifest, choice: Choice) -> Limits | None:
-    """The limits of a choice; bfloat16 has its own, since it is a precision but no artifact."""
-    return manifest.limits.get(_limits_key(choice))
+    """The limits of a choice. Those of bfloat16 are its own, since it is a precision but no artifact; those of fp16 are
+    the same where TensorRT computes it from the float32 graph."""
+    limits = manifest.limits.get(_limits_key(choice))
+    if limits is None or limits.psnr_db is None or (choice.backend, choice.precision) != ("tensorrt", "fp16"):
+        return limits
+    return replace(limits, psnr_db=min(limits.psnr_db, TENSORRT_FP16_DB))
 
 
 def _limits_key(choice: Choice) -> str:
-    return "bf16" if choice.precision == "bf16" else choice.variant
+    return choice.precision if choice.precision in ("bf16", "fp16") else choice.variant
 
 
-def verify(bundle: Bundle, choices: Iterable[Choice]) -> list[Verdict]:
+def verify(bundle: Bundle, choices: Iterable[Choice], engines: EngineOptions = DEFAULT_ENGINES) -> list[Verdict]:
     """Run the golden frames through each choice and judge them by the manifest's limits.
 
     A variant whose file is not the one that was measured at build time fails as well: its figures
@@ -58,7 +63,7 @@ def verify(bundle: Bundle, choices: Iterable[Choice]) -> list[Verdict]:
     verdicts = []
     for choice in choices:
         limits = limits_for(bundle.manifest, choice)
-        with open_session(bundle, choice, in_flight=1) as session:
+        with open_session(bundle, choice, in_flight=1, engines=engines) as session:
             outputs = []
             for (frame, _), golden in zip(frames, bundle.manifest.golden, strict=True):
                 if session.codes:

@@ -16,6 +16,7 @@ import enum
 import random
 import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ class FakeGpu:
         self.clock = 0.0  # milliseconds
         self.step_ms = 1.0  # that an operation takes
         self.driver, self.runtime, self.devices, self.sticky = 13000, 13050, 1, OK
+        self.name, self.sm = "NVIDIA H200", (9, 0)
         self.last_error = OK
         self.asked_streams: list[int] = []
         self._failing: list[tuple[str, cudaError_t]] = []
@@ -244,6 +246,11 @@ class FakeGpu:
 
     def _cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
         return OK, self.runtime
+
+    def _cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
+        major, minor = self.sm
+        name = self.name.encode() + b"\0"
+        return OK, types.SimpleNamespace(name=name, major=major, minor=minor, totalGlobalMem=self.total)
 
     def _cudaGetErrorString(self, error: cudaError_t) -> tuple[Any, ...]:
         return OK, WORDS.get(error, b"some error")
@@ -388,7 +395,7 @@ class FakeGpu:
 RESULTS = {"cudaMemGetInfo": 2} | dict.fromkeys(
     (
         "cudaGetDeviceCount", "cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags",
-        "cudaEventElapsedTime", "cudaStreamEndCapture", "cudaGraphInstantiate",
+        "cudaEventElapsedTime", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGetDeviceProperties",
     ),
     1,
 )  # fmt: skip

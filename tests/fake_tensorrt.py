@@ -124,13 +124,22 @@ def fake(version: str = "11.4", gpu: Gpu | None = None) -> Iterator[types.Module
     import polygraphy.backend.trt.util  # noqa: F401
 
     module = fake_module(version, gpu or Gpu())
+    before = sys.modules.get("tensorrt")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(sys.modules, {"tensorrt": module}))
+        sys.modules["tensorrt"] = module  # not mock.patch.dict, which would forget what is imported meanwhile
+        stack.callback(_restore, before)
         for name, loaded in list(sys.modules.items()):
             # Polygraphy keeps the module that it imported first
             if name.startswith("polygraphy.") and "trt" in getattr(loaded, "__dict__", {}):
-                stack.enter_context(mock.patch.dict(loaded.__dict__, {"trt": module}))
+                stack.enter_context(mock.patch.object(loaded, "trt", module))
         yield module
+
+
+def _restore(before: types.ModuleType | None) -> None:
+    if before is None:
+        del sys.modules["tensorrt"]
+    else:
+        sys.modules["tensorrt"] = before
 
 
 def fake_module(version: str, gpu: Gpu) -> types.ModuleType:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import GenedgeError, MissingExtraError
+from runtime.sessions.cuda import open_cuda
 
 STRONGLY_TYPED_FROM = (10, 12)  # precision flags are deprecated from here on, and gone in 11
 
@@ -80,39 +80,17 @@ def _half_installed(error: Exception) -> str:
     )
 
 
-def device_facts(device: int = 0) -> DeviceFacts:
-    """Ask TensorRT and the CUDA driver. ``device``: number of the GPU, as CUDA counts.
+def device_facts() -> DeviceFacts:
+    """Ask TensorRT and the CUDA driver, about the first GPU that CUDA shows (``CUDA_VISIBLE_DEVICES`` chooses).
 
-    Raises :class:`runtime.errors.MissingExtraError` where a package is not installed and :class:`GenedgeError` where
-    there is no driver, it is too old, or a library does not load.
+    Raises :class:`MissingExtraError` where a package is not installed and :class:`GenedgeError` where there is no
+    driver, it is too old, or a library does not load.
     """
     version = str(tensorrt_module().__version__)
     version_of(version)
-    cuda = _cuda_runtime()
-    try:
-        _, served = cuda.cudaDriverGetVersion()
-        _, needed = cuda.cudaRuntimeGetVersion()
-        failed, count = cuda.cudaGetDeviceCount()
-    except RuntimeError as error:  # cuda-python before 12.6 finds no libcuda
-        raise GenedgeError(f"{_NO_DRIVER} ({error})") from None
-    if not served:
-        raise GenedgeError(_NO_DRIVER)
-    if failed == cuda.cudaError_t.cudaErrorInsufficientDriver:
-        raise GenedgeError(
-            f"the NVIDIA driver serves CUDA {_dotted(served)}, but cuda-python wants {_dotted(needed)}: update the "
-            f'driver, or pip install "cuda-python=={served // 1000}.*"'
-        )
-    if failed == cuda.cudaError_t.cudaErrorNoDevice or (not int(failed) and not count):
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES is {hidden!r})"
-        raise GenedgeError(f"the NVIDIA driver shows no GPU{why}: use --backend openvino or onnxruntime")
-    if int(failed):
-        raise GenedgeError(f"the NVIDIA driver does not start ({failed.name}): reboot, or install it again")
-    if not 0 <= device < count:
-        raise GenedgeError(f"there is no GPU number {device}: this machine has {count}, counted from 0")
-    failed, properties = cuda.cudaGetDeviceProperties(device)
-    if int(failed):
-        raise GenedgeError(f"GPU number {device} does not answer ({failed.name})")
+    cuda = open_cuda()
+    served = cuda.check("asking for the driver's version", cuda.runtime.cudaDriverGetVersion())
+    properties = cuda.check("asking what GPU this is", cuda.runtime.cudaGetDeviceProperties(0))
     return DeviceFacts(
         tensorrt=version,
         gpu=properties.name.decode("utf-8", "replace").rstrip("\0"),
@@ -120,23 +98,3 @@ def device_facts(device: int = 0) -> DeviceFacts:
         driver=served // 1000,
         memory_bytes=int(properties.totalGlobalMem),
     )
-
-
-_NO_DRIVER = "no NVIDIA driver here, which TensorRT needs: install it, or use --backend openvino or onnxruntime"
-
-
-def _dotted(version: int) -> str:
-    """ "12.4" of 12040, as CUDA writes versions."""
-    return f"{version // 1000}.{version % 1000 // 10}"
-
-
-def _cuda_runtime() -> Any:
-    """CUDA's runtime API of cuda-python: ``cuda.bindings.runtime``, before 12.6 ``cuda.cudart``."""
-    try:
-        from cuda.bindings import runtime
-    except ImportError:
-        try:
-            from cuda import cudart as runtime
-        except ImportError:
-            raise MissingExtraError("cuda-python", "tensorrt") from None
-    return runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,3 +58,19 @@ class EngineSettings:
     dla_core: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a session is told that may run on TensorRT.
+
+    ``settings``: how engines are built. ``folder``: where they are kept; None for the bundle's own, else the user's.
+    ``progress``: told what takes long.
+    """
+
+    settings: EngineSettings = EngineSettings()
+    folder: Path | None = None
+    progress: Callable[[str], None] = lambda text: None
+
+
+DEFAULT_ENGINES = EngineOptions()

@@ -7,16 +7,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import count, engine_options, json_option, run_told, say, terminable, video_options
+from runtime.cli import count, engine_options, engines_of, json_option, run_told, say, terminable, video_options
 from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError
 from runtime.faces import METHODS
 from runtime.report import write_json
 
 if TYPE_CHECKING:
+    from runtime.bundle import Bundle
+    from runtime.engines.settings import EngineOptions
     from runtime.faces.deid import DeidentifiedSource
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
+    from runtime.sessions import Choice
     from runtime.video.sink import Sink
 
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
@@ -128,6 +131,9 @@ def deid(options: argparse.Namespace) -> int:
         raise UsageError("--vault needs a passcode: --passcode-file FILE, $GENEDGE_PASSCODE or --ask-passcode")
     bundles = [open_bundle(place) for place in options.bundle]
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    generator = _generator(options) if options.method == "generator" else None
+    used = [*choices, *([generator[1]] if generator is not None else [])]
+    engines = engines_of(options, (choice.backend for choice in used))
     _no_core_dumps()
     with terminable(), ExitStack() as stack:
         wishes = SourceOptions(options.input_width, options.input_height)
@@ -135,7 +141,8 @@ def deid(options: argparse.Namespace) -> int:
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
-        detector = open_detector(options.detector, low=options.thresh, backend=options.backend, threads=options.threads)
+        finder = "auto" if options.backend == "tensorrt" else options.backend  # it has no detector
+        detector = open_detector(options.detector, low=options.thresh, backend=finder, threads=options.threads)
         stack.callback(detector.close)
         recording = recording_of(options.input, info)
         keys = (
@@ -143,7 +150,7 @@ def deid(options: argparse.Namespace) -> int:
             if passcode is None
             else RecordingKeys.from_passcode(passcode, salt_of(recording), recording)
         )
-        painter = _painter(options) if options.method == "generator" else None
+        painter = _painter(*generator, options, engines) if generator is not None else None
         method = make_method(options.method, keys=keys, painter=painter)
         stack.callback(method.close)
         vault = None
@@ -180,7 +187,7 @@ def deid(options: argparse.Namespace) -> int:
         stages = []
         for bundle, choice in zip(bundles, choices, strict=True):
             session = stack.enter_context(
-                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live)
+                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines)
             )
             session.warm_up((1, height, width, 3))
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
@@ -219,15 +226,21 @@ def _check_beside(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
 
 
-def _painter(options: argparse.Namespace) -> Painter:
-    """Draws faces with the bundle ``--generator``; the method closes it."""
+def _generator(options: argparse.Namespace) -> tuple[Bundle, Choice]:
+    """The bundle ``--generator``, and what it runs on."""
     from runtime.bundle import open_bundle
-    from runtime.faces.generator import GeneratorPainter
-    from runtime.sessions import choose, open_session
+    from runtime.sessions import choose
 
     bundle = open_bundle(options.generator)
-    choice = choose(bundle, options.backend, options.precision)
-    session = open_session(bundle, choice, threads=options.threads)
+    return bundle, choose(bundle, options.backend, options.precision)
+
+
+def _painter(bundle: Bundle, choice: Choice, options: argparse.Namespace, engines: EngineOptions) -> Painter:
+    """Draws faces with a bundle; the method closes it."""
+    from runtime.faces.generator import GeneratorPainter
+    from runtime.sessions import open_session
+
+    session = open_session(bundle, choice, threads=options.threads, engines=engines)
     try:
         return GeneratorPainter(session)
     except BaseException:

@@ -433,7 +433,7 @@ def open_detector(
 
     if backend not in ("auto", "openvino", "onnxruntime"):
         raise UsageError(f"faces are found by openvino or onnxruntime, not by {backend}")
-    backend = installed_backend(backend)
+    backend = installed_backend(backend, ("openvino", "onnxruntime"))
     try:
         engine: _Engine = (
             _OpenVino(model, file, precision, threads) if backend == "openvino" else _OnnxRuntime(model, file, threads)

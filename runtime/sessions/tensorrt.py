@@ -258,7 +258,7 @@ class TensorRtSession(Session):
             progress=self._progress,
             refused=refused,
         )
-        self._tell(built.notes)
+        self.notes.extend(built.notes)  # which it has told already
         return built
 
     def _tell(self, notes: Iterable[str]) -> None:

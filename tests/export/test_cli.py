@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,6 +163,24 @@ def test_build_writes_a_bundle_prints_the_figures_and_a_json(
     assert (result["bundle"], result["halo"]) == (str(output / "sr"), 3)
     assert len(result["results"]) == len(rows)
     assert all(entry["passed"] for entry in result["results"])
+
+
+def test_build_writes_a_model_repository_as_well(
+    tmp_path: Path, pictures_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.build, "graph_from_generator", lambda *arguments: exported("compact-x2"))
+    weights, output, models = write_checkpoint(tmp_path / "net.pth"), tmp_path / "out", tmp_path / "models"
+    arguments = ["build", str(weights), "-o", str(output), "--precision", "fp32", "--frames", str(pictures_folder)]
+    arguments += ["--triton", str(models), "--triton-batch", "2", "--triton-size", "16x24"]
+    assert run(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {models / 'net'}  (serve it: docs/triton.md)"
+    assert "max_batch_size: 2" in (models / "net" / "config.pbtxt").read_text()
+    assert "dims: [16, 24, 3]" in (models / "net" / "config.pbtxt").read_text()
+    assert (models / "net" / "1" / "model.onnx").is_file()
+    shutil.rmtree(output)
+    code, text = failure(capsys, *arguments)  # and before anything is measured
+    assert (code, text) == (2, f"{models / 'net'} exists: add --force to replace it")
+    assert not output.exists()
 
 
 def test_check_of_a_good_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,6 +393,10 @@ def test_check_of_a_bundle_that_misses_its_limits_is_exit_code_3(
         (["build", "sr-x2", "--eval", "-o", "nowhere"], "compact has no option 'statistics' (none)"),
         (["build", "sr-x2", "--module", "my_net.py", "-o", "nowhere"], "--module 'my_net.py' must be FILE.py:NAME or"),
         (["build", "a.pth", "--engine", "cuda"], None),
+        (["build", "a.pth", "--triton-batch", "4"], "--triton-batch needs --triton DIR, the model repository"),
+        (["build", "a.pth", "--triton", "m", "--triton-size", "9"], "--triton-size '9' must be HEIGHTxWIDTH"),
+        (["build", "a.pth", "b.pth", "--triton", "m", "--triton-plan", "p"], "--triton-plan fits one checkpoint only"),
+        (["build", "a.pth", "--triton", "m", "--triton-plan", "nowhere.plan"], "nowhere.plan: no such TensorRT engine"),
         (["frobnicate"], None),
         ([], None),
     ],

@@ -520,7 +520,8 @@ def test_doctor_names_the_repair(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     found = importlib.util.find_spec
     hidden = {"openvino", "onnxruntime", "tensorrt"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else found(name, *rest))
-    monkeypatch.setattr("runtime.doctor._version", lambda name: "")
+    for module in ("runtime.doctor", "runtime.doctor_nvidia"):
+        monkeypatch.setattr(f"{module}.installed_version", lambda name: "")
     assert run(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "no inference engine at all" in text

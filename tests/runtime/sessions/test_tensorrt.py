@@ -82,7 +82,10 @@ class Machine:
     ) -> Engine:
         self.asked.append({"inputs": inputs, "digest": digest, "precision": precision, "variant": variant, **named})
         plan = self.plans.pop(0) if self.plans else self.plan(model, inputs)
-        return Engine(plan, None, () if named["refused"] is None else (f"rebuilt: {named['refused']}",))
+        notes = () if named["refused"] is None else (f"rebuilt: {named['refused']}",)
+        for note in notes:
+            named["progress"](note)
+        return Engine(plan, None, notes)
 
     def open(self, model: bytes | None = None, ports: Recurrence = PORTS, **options: Any) -> TensorRtSession:
         options = {"settings": EngineSettings(), "scale": 2, **options}
