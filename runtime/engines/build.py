@@ -67,6 +67,7 @@ def build_plan(
     _check_dla(builder, settings)
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):  # it would talk on standard output
         network, parser = _parsed(trt, builder, log, model, facts, settings)
+        _fix_shapes(network, inputs)
         profile = Profile()
         for name, (smallest, usual, largest) in inputs.items():
             profile.add(name, min=smallest, opt=usual, max=largest)
@@ -168,6 +169,16 @@ def _parsed(
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise GenedgeError(_unparsed(errors, log, facts))
     return network, parser
+
+
+def _fix_shapes(network: Any, inputs: Shapes) -> None:
+    """Where an input has one shape only, the network has no free dimension there: TensorRT folds what depends on it,
+    and below version 9 only an engine without any may be used by several contexts at once."""
+    for index in range(network.num_inputs):
+        port = network.get_input(index)
+        smallest, _, largest = inputs[port.name]
+        if smallest == largest:
+            port.shape = list(smallest)
 
 
 def _unparsed(errors: list[Any], log: Log, facts: DeviceFacts) -> str:

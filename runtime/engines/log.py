@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 MOST_LINES = 500
+_NATIVES: list[Any] = []  # TensorRT keeps the address of the first for as long as the process lives
 
 _ALLOCATION = re.compile(
     r"Requested amount of GPU memory \((\d+) bytes\)|insufficient memory on requested size of (\d+)"
@@ -20,10 +21,7 @@ _NOISE = re.compile(
 
 
 class Log:
-    """The newest warnings and errors of TensorRT. ``native`` is the ``trt.ILogger`` to hand to its classes.
-
-    It must outlive everything that was made with it.
-    """
+    """The newest warnings and errors of TensorRT. ``native`` is the ``trt.ILogger`` to hand to its classes."""
 
     def __init__(self, trt: Any) -> None:
         self.warnings: deque[str] = deque(maxlen=MOST_LINES)
@@ -44,6 +42,15 @@ class Log:
                     kept[severity].append(str(text))
 
         self.native = Native()
+        _NATIVES.append(self.native)
+
+    def first_words(self) -> str:
+        """The first error since this was asked before, else the last warning, in one line: the errors after it come
+        from it."""
+        said = self.errors[0] if self.errors else self.warnings[-1] if self.warnings else "TensorRT does not say why"
+        self.errors.clear()
+        self.warnings.clear()
+        return in_one_line(said)
 
     def cause(self) -> str:
         """The last error in one line, without the places in TensorRT's source; empty where there is none."""
