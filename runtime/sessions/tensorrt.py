@@ -75,8 +75,7 @@ class TensorRtSession(Session):
     nobody knows how far the step has come.
 
     A request that fails leaves the session as it was, unless the GPU says that nothing works any more; then every
-    further request says so. Arrays in pinned memory (:meth:`runtime.sessions.cuda.Cuda.pinned`) are copied from and to
-    by the GPU itself.
+    further request says so. The GPU itself copies from and to arrays of :meth:`new_array`.
 
     Args:
         model: the ONNX file's bytes, of the variant that :func:`runtime.engines.facts.variant_for` names.
@@ -125,6 +124,14 @@ class TensorRtSession(Session):
     def uses_graphs(self) -> bool:
         """Whether frames of the present shape are computed by CUDA graphs."""
         return self._runner is not None and self._runner.uses_graphs
+
+    def new_array(self, shape: tuple[int, ...]) -> Frames:
+        """In pinned memory, or where there is no more of that, in any."""
+        try:
+            return self._cuda.pinned(shape, np.uint8, "frames")
+        except CudaError:
+            self._cuda.forget_error()
+            return super().new_array(shape)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         frames, out = self._checked(frames, out)

@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,13 @@ from runtime.engines.cache import Engine
 from runtime.engines.facts import DeviceFacts
 from runtime.engines.settings import EngineSettings, Profile
 from runtime.errors import GenedgeError
-from runtime.frames import Frames
+from runtime.frames import Frame, Frames
 from runtime.manifest import Port
-from runtime.sessions.cuda import CudaError, OutOfGpuMemoryError, open_cuda
+from runtime.pipeline import run_pipeline
+from runtime.sessions.cuda import CudaError, OutOfGpuMemoryError, is_pinned, open_cuda
 from runtime.sessions.recurrent import Recurrence
 from runtime.sessions.tensorrt import TensorRtSession
+from runtime.tiles import TiledSession
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -259,6 +261,64 @@ def test_arrays_in_pinned_memory_are_not_copied_by_the_processor(machine: Any) -
     assert session.infer(frame, out) is out
     np.testing.assert_array_equal(out, upscale(frame))
     assert all((array == 7).all() for pinned in staged for array in pinned.values())
+
+
+def test_a_pipeline_and_tiles_use_arrays_that_need_no_copy(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, copied = machine(), list[tuple[int, ...]]()
+    session = made.open(in_flight=2)
+    original = module._Runner.start
+
+    def start(self: Any, slot: Any, frames: Frames, out: Frames, *rest: Any, **named: Any) -> Any:
+        copied.extend(array.shape for array in (frames, out) if not is_pinned(array))
+        return original(self, slot, frames, out, *rest, **named)
+
+    monkeypatch.setattr(module._Runner, "start", start)
+    frames = random_frames(9, 4, 6, 3)
+    sink = Sink()
+    run_pipeline(Source(frames), [session], sink)
+    np.testing.assert_array_equal(np.stack(sink.images), upscale(frames))
+    assert copied == [(1, 4, 6, 3)] * 9, "what a source gives lies anywhere, results do not"
+    copied.clear()
+    with TiledSession(session, 64, 64, 1) as tiled:
+        large = random_frames(1, 96, 150, 3)
+        np.testing.assert_array_equal(tiled.infer(large), upscale(large))
+    assert copied == []
+
+
+@dataclass(frozen=True)
+class Still:
+    image: Frame
+
+
+class Source:
+    def __init__(self, frames: Frames) -> None:
+        self._frames = iter(frames)
+
+    def read(self) -> Still | None:
+        frame = next(self._frames, None)
+        return None if frame is None else Still(frame)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.images: list[Frame] = []
+
+    def write(self, frame: Still) -> None:
+        self.images.append(frame.image.copy())
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def test_where_no_memory_can_be_pinned_any_array_does(machine: Any) -> None:
+    made = machine()
+    session, frame = made.open(), random_frames(1, 4, 6, 3)
+    made.gpu.fail("cudaMallocHost", cudaError_t.cudaErrorMemoryAllocation)
+    out = session.new_array((1, 8, 12, 3))
+    assert not is_pinned(out)
+    assert made.gpu.last_error == cudaError_t.cudaSuccess
+    np.testing.assert_array_equal(session.infer(frame, out), upscale(frame))
 
 
 def test_wrong_arrays_are_refused_before_anything_is_asked_of_the_gpu(machine: Any) -> None:
