@@ -301,6 +301,7 @@ class _Builder(_Native):
         record = {
             "flags": frozenset(config._flags),
             "strongly_typed": network._strongly_typed,
+            "parser_flags": frozenset(network._parser_flags),
             "profiles": [dict(profile._shapes) for profile in config._profiles],
             "pools": {pool.name: size for pool, size in config._pools.items()},
             "optimization_level": config._values.get("builder_optimization_level"),
@@ -399,6 +400,7 @@ class _Network(_Native):
         self._outputs: list[Any] = []
         self._layers: list[Any] = []
         self._model = b""
+        self._parser_flags: set[str] = set()
 
     def get_flag(self, flag: Any) -> bool:
         return bool(flag.name == "STRONGLY_TYPED" and self._strongly_typed)
@@ -464,10 +466,9 @@ class _OnnxParser(_Native):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network, self._logger = network, logger
         self._errors: list[Any] = []
-        self._set: set[str] = set()
 
     def set_flag(self, flag: Any) -> None:
-        self._set.add(flag.name)
+        self._network._parser_flags.add(flag.name)
 
     @property
     def num_errors(self) -> int:

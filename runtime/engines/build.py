@@ -62,10 +62,11 @@ def build_plan(
         from polygraphy.logger import G_LOGGER
     except ImportError:
         raise MissingExtraError("polygraphy", "tensorrt") from None
-    log, timings = Log(trt), settings.timing_cache or timing_cache
-    builder = _builder(trt, log, facts)
-    _check_dla(builder, settings)
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):  # it would talk on standard output
+    timings = settings.timing_cache or timing_cache
+    # Polygraphy would talk on standard output
+    with contextlib.closing(Log(trt)) as log, G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):
+        builder = _builder(trt, log, facts)
+        _check_dla(builder, settings)
         network, parser = _parsed(trt, builder, log, model, facts, settings)
         _fix_shapes(network, inputs)
         profile = Profile()
@@ -165,7 +166,7 @@ def _parsed(
         parser_flags = getattr(trt, "OnnxParserFlag", None)
         if parser_flags is not None and hasattr(parser_flags, "NATIVE_INSTANCENORM"):
             parser.set_flag(parser_flags.NATIVE_INSTANCENORM)
-    if not parser.parse(model) or parser.num_errors:
+    if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise GenedgeError(_unparsed(errors, log, facts))
     return network, parser

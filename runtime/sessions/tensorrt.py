@@ -244,7 +244,11 @@ class TensorRtSession(Session):
                 engine = self._deserialised(self._kept_or_built(inputs, refused=str(refusal)))
             except _RefusedError as again:
                 raise GenedgeError(f"TensorRT does not take the engine that it has just built: {again}") from None
-        check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
+        try:
+            check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
+        except GenedgeError:
+            engine.close()
+            raise
         return engine
 
     def _deserialised(self, built: Engine) -> _Engine:
@@ -294,6 +298,16 @@ class _Engine:
 
     def __init__(self, cuda: Cuda, trt: Any, plan: bytes, settings: EngineSettings) -> None:
         self._trt, self._log = trt, Log(trt)
+        self._engine: Any = None
+        self._runtime: Any = None
+        try:
+            self._read(cuda, plan, settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, cuda: Cuda, plan: bytes, settings: EngineSettings) -> None:
+        trt = self._trt
         if not trt.init_libnvinfer_plugins(self._log.native, ""):  # 8.5 and 8.6 run instance norms as plugins
             raise GenedgeError(f"TensorRT's plugins do not load: {self._log.first_words()}")
         try:
@@ -376,6 +390,7 @@ class _Engine:
     def close(self) -> None:
         """Free the engine; its contexts are gone before."""
         self._engine = self._runtime = None
+        self._log.close()
 
 
 @dataclass(frozen=True)

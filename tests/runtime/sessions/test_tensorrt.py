@@ -39,6 +39,7 @@ from hypothesis import strategies as st
 import runtime.sessions.tensorrt as module
 from runtime.engines.cache import Engine
 from runtime.engines.facts import DeviceFacts
+from runtime.engines.log import Log
 from runtime.engines.settings import EngineSettings, Profile
 from runtime.errors import GenedgeError
 from runtime.frames import Frame, Frames
@@ -121,6 +122,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]
             session.close()
         gc.collect()
         assert made.gpu.held == {}
+        assert Log(made.trt).native.open[:-1] == [], "every log is closed"
 
 
 def results(session: TensorRtSession, frames: Frames) -> Frames:
