@@ -58,6 +58,20 @@ def test_frames_of_the_profile(version: str) -> None:
     assert built(version)["profiles"] == [{"frame": INPUTS["frame"]}]
 
 
+def test_where_there_is_one_shape_nothing_is_free_and_contexts_may_share_the_profile(version: str) -> None:
+    fixed = {"frame": ((1, 64, 64, 3),) * 3}
+    for inputs, wanted in ((fixed, (1, 64, 64, 3)), (INPUTS, (-1, -1, -1, 3))):
+        with fake(version, Gpu()) as trt:
+            log = Log(trt)
+            plan = build_plan(named_model(), inputs, "fp32", facts_of(version), PLAIN)
+            engine = trt.Runtime(log.native).deserialize_cuda_engine(plan)
+            assert engine.get_tensor_shape("frame") == wanted
+            contexts = [engine.create_execution_context() for _ in range(3)]
+            for context in contexts:
+                context.set_optimization_profile_async(0, 0)
+            log.close()
+
+
 @pytest.mark.parametrize(
     ("precision", "weak"),
     [("fp32", set()), ("fp16", {"FP16", "TF32"}), ("int8", {"FP16", "INT8", "TF32"})],
@@ -330,7 +344,7 @@ def test_places_in_the_source_are_left_out(said: str, shown: str) -> None:
 # --- the names that the code uses -------------------------------------------------------------------------------------
 
 #: what not every version has, and why asking for it is safe all the same
-GUARDED = {"OnnxParserFlag": "getattr"}
+GUARDED = {"OnnxParserFlag": "getattr", "PreviewFeature": "8.6 only"}
 
 
 def _module_names() -> set[str]:

@@ -77,7 +77,7 @@ class Machine:
 
     def plan(self, model: bytes, inputs: Mapping[str, Any], **head: Any) -> bytes:
         facts = {"version": self.trt.__version__, "sm": self.fake.sm, "any_version": False, "any_gpu": False}
-        facts |= {"shapes": inputs, "static": False, **head}
+        facts |= {"shapes": inputs, "static": False, "sharing": False, **head}
         return b"ftrt " + json.dumps(facts).encode() + b"\n" + model
 
     def _engine_for(
@@ -438,9 +438,10 @@ def test_where_one_context_only_may_use_the_engine_the_slots_share_it(machine: A
     assert made.gpu.count("cudaStreamBeginCapture") == 0
 
 
-def test_an_engine_without_free_dimensions_is_used_by_a_context_for_each_slot_everywhere(machine: Any) -> None:
+@pytest.mark.parametrize("built", ["static", "sharing"])
+def test_engines_as_they_are_built_are_used_by_a_context_for_each_slot_everywhere(machine: Any, built: str) -> None:
     made, shape = machine("8.6.0"), (1, 4, 6, 3)
-    made.plans = [made.plan(upscale_model(), {"frame": [shape] * 3}, static=True)]
+    made.plans = [made.plan(upscale_model(), {"frame": [shape] * 3}, **{built: True})]
     session, frames = made.open(in_flight=3), random_frames(7, *shape)
     np.testing.assert_array_equal(results(session, frames), np.stack([upscale(frame) for frame in frames]))
     assert (session.uses_graphs, session.notes) == (True, [])
