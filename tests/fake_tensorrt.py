@@ -301,6 +301,7 @@ class _Builder(_Native):
         record = {
             "flags": frozenset(config._flags),
             "strongly_typed": network._strongly_typed,
+            "parser_flags": frozenset(network._parser_flags),
             "profiles": [dict(profile._shapes) for profile in config._profiles],
             "pools": {pool.name: size for pool, size in config._pools.items()},
             "optimization_level": config._values.get("builder_optimization_level"),
@@ -342,6 +343,8 @@ class _Builder(_Native):
             "any_version": "VERSION_COMPATIBLE" in record["flags"],
             "any_gpu": record["hardware"] == "AMPERE_PLUS",
             "shapes": {name: [list(shape) for shape in three] for name, three in shapes.items()},
+            "static": not dynamic,
+            "sharing": "PROFILE_SHARING_0806" in config._previews,
         }
         return self._trt.IHostMemory(_MAGIC + json.dumps(head).encode() + b"\n" + network._model)
 
@@ -363,6 +366,10 @@ class _Tensor(_Native):
     @property
     def shape(self) -> tuple[int, ...]:
         return self._shape
+
+    @shape.setter
+    def shape(self, sides: Sequence[int]) -> None:
+        self._shape = tuple(sides)
 
 
 class _Layer(_Native):
@@ -394,6 +401,7 @@ class _Network(_Native):
         self._outputs: list[Any] = []
         self._layers: list[Any] = []
         self._model = b""
+        self._parser_flags: set[str] = set()
 
     def get_flag(self, flag: Any) -> bool:
         return bool(flag.name == "STRONGLY_TYPED" and self._strongly_typed)
@@ -459,10 +467,9 @@ class _OnnxParser(_Native):
     def __init__(self, network: Any, logger: Any) -> None:
         self._network, self._logger = network, logger
         self._errors: list[Any] = []
-        self._set: set[str] = set()
 
     def set_flag(self, flag: Any) -> None:
-        self._set.add(flag.name)
+        self._network._parser_flags.add(flag.name)
 
     @property
     def num_errors(self) -> int:
@@ -545,6 +552,7 @@ class _BuilderConfig(_Native):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._flags = {"TF32"}  # on by default
+        self._previews: frozenset[str] = frozenset()
         self._profiles: list[Any] = []
         self._pools: dict[Any, int] = {}
         self._values: dict[str, Any] = {"DLA_core": -1}
@@ -556,6 +564,10 @@ class _BuilderConfig(_Native):
 
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag.name)
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        assert isinstance(feature, self._trt.PreviewFeature)
+        self._previews = (self._previews | {feature.name}) if enable else (self._previews - {feature.name})
 
     def get_flag(self, flag: Any) -> bool:
         return flag.name in self._flags
@@ -654,11 +666,11 @@ class _Runtime(_Native):
             )
             _tell(self._logger, "ERROR", f"{where} 6: API Usage Error ({text})")
             return None
-        return self._trt.ICudaEngine(self._logger, model, facts["shapes"])
+        return self._trt.ICudaEngine(self._logger, model, facts)
 
 
 class _Engine(_Native):
-    def __init__(self, logger: Any, model: bytes, shapes: dict[str, list[list[int]]]) -> None:
+    def __init__(self, logger: Any, model: bytes, facts: Mapping[str, Any]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self._logger = logger
@@ -678,7 +690,13 @@ class _Engine(_Native):
         self._with_profile: weakref.WeakSet[Any] = weakref.WeakSet()  # contexts that it belongs to
         self._inputs = [value.name for value in graph.input]
         self._outputs = [value.name for value in graph.output]
-        self._shapes = {name: [tuple(shape) for shape in three] for name, three in shapes.items()}
+        self._shapes = {name: [tuple(shape) for shape in three] for name, three in facts["shapes"].items()}
+        self._shares_profile = facts["sharing"]
+        if facts["static"]:
+            self._sides |= {name: three[0] for name, three in self._shapes.items()}
+            zeros = {name: np.zeros(self._sides[name], self._given[name]) for name in self._inputs}
+            results = self._session.run(self._outputs, zeros)
+            self._sides |= {name: tuple(result.shape) for name, result in zip(self._outputs, results, strict=True)}
 
     @property
     def num_io_tensors(self) -> int:
@@ -728,9 +746,11 @@ class _Engine(_Native):
 class _Context(_Native):
     def __init__(self, logger: Any, engine: Any, *, needs_memory: bool = False) -> None:
         self._logger, self._owner, self._needs_memory = logger, engine, needs_memory
-        # below 9, the header says, the profile of an engine with dynamic shapes belongs to one context
-        shared = int(self._trt.__version__.split(".")[0]) >= 9 or all(-1 not in s for s in engine._sides.values())
-        self._has_profile = shared or not engine._with_profile
+        # below 9, the header says, the profile of an engine with dynamic shapes belongs to one context, unless a
+        # preview feature of 8.6 was asked for
+        modern = int(self._trt.__version__.split(".")[0]) >= 9
+        self._may_share = modern or engine._shares_profile or all(-1 not in s for s in engine._sides.values())
+        self._has_profile = modern or not engine._with_profile
         if self._has_profile:
             engine._with_profile.add(self)
         fixed = {name: engine._sides[name] for name in engine._inputs if -1 not in engine._sides[name]}
@@ -746,8 +766,9 @@ class _Context(_Native):
         return 0 if self._has_profile else -1
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        if profile_index != 0 or not self._has_profile:
+        if profile_index != 0 or not (self._has_profile or self._may_share):
             raise RuntimeError("Error in set optimization profile async.")
+        self._has_profile = True
         return True
 
     def _lent(self, memory: int) -> None:

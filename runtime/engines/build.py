@@ -62,11 +62,13 @@ def build_plan(
         from polygraphy.logger import G_LOGGER
     except ImportError:
         raise MissingExtraError("polygraphy", "tensorrt") from None
-    log, timings = Log(trt), settings.timing_cache or timing_cache
-    builder = _builder(trt, log, facts)
-    _check_dla(builder, settings)
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):  # it would talk on standard output
+    timings = settings.timing_cache or timing_cache
+    # Polygraphy would talk on standard output
+    with contextlib.closing(Log(trt)) as log, G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):
+        builder = _builder(trt, log, facts)
+        _check_dla(builder, settings)
         network, parser = _parsed(trt, builder, log, model, facts, settings)
+        _fix_shapes(network, inputs)
         profile = Profile()
         for name, (smallest, usual, largest) in inputs.items():
             profile.add(name, min=smallest, opt=usual, max=largest)
@@ -86,6 +88,8 @@ def build_plan(
                         trt.HardwareCompatibilityLevel.AMPERE_PLUS if settings.hardware_compatible else None
                     ),
                 )(builder, network)
+            if facts.version == (8, 6):  # lets several contexts use one profile, as later versions do unasked
+                config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
             if settings.dla_core is not None:
                 config.default_device_type = trt.DeviceType.DLA
                 config.DLA_core = settings.dla_core
@@ -164,10 +168,20 @@ def _parsed(
         parser_flags = getattr(trt, "OnnxParserFlag", None)
         if parser_flags is not None and hasattr(parser_flags, "NATIVE_INSTANCENORM"):
             parser.set_flag(parser_flags.NATIVE_INSTANCENORM)
-    if not parser.parse(model) or parser.num_errors:
+    if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise GenedgeError(_unparsed(errors, log, facts))
     return network, parser
+
+
+def _fix_shapes(network: Any, inputs: Shapes) -> None:
+    """Where an input has one shape only, the network has no free dimension there: TensorRT folds what depends on it,
+    and 8.5 lets several contexts use only an engine that has none."""
+    for index in range(network.num_inputs):
+        port = network.get_input(index)
+        smallest, _, largest = inputs[port.name]
+        if smallest == largest:
+            port.shape = list(smallest)
 
 
 def _unparsed(errors: list[Any], log: Log, facts: DeviceFacts) -> str:

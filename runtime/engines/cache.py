@@ -87,7 +87,7 @@ class Identity:
             model=digest,
             variant=variant,
             precision=precision,
-            inputs={name: tuple(map(tuple, three)) for name, three in sorted(inputs.items())},
+            inputs={name: tuple(map(tuple, three)) for name, three in inputs.items()},
             workspace_mib=settings.workspace_mib,
             optimization_level=settings.optimization_level,
             dla_core=settings.dla_core,
