@@ -318,7 +318,7 @@ def _build(options: argparse.Namespace) -> int:
             print(line, file=out)
         print(f"wrote {built.folder}  (report: {built.folder / 'parity.html'})", file=out)
         if triton is not None:
-            print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
+            print(f"wrote {triton.folder / built.folder.name}  (how to serve it: docs/triton.md)", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])

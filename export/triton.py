@@ -291,6 +291,9 @@ def _served(data: bytes, manifest: Manifest) -> tuple[bytes, list[_State]]:
     for port in manifest.states:
         value = next(value for value in graph.input if value.name == port.name)
         value.name = names.fresh(f"{port.name}_kept")
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis and dim.dim_param:  # it is 1 in the first step, and TensorRT wants equal names to be equal sizes
+                dim.dim_param = f"{value.name}_side{axis}"
         added, initial = _initial_value(port, manifest, nodes[0].output[0], names)
         begins = names.fresh(f"{port.name}_begins")
         nodes += added
