@@ -146,7 +146,7 @@ def _triton_options(build: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="frames of this size only; recurrent nets need it to compute several streams at once",
     )
-    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8)")
+    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8, of an engine 1)")
     build.add_argument(
         "--triton-plan", type=Path, metavar="FILE", help="TensorRT engine to serve instead of the ONNX file"
     )

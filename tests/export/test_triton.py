@@ -162,6 +162,9 @@ def test_a_plan_is_served_by_the_tensorrt_backend(bundle: Bundle, tmp_path: Path
     assert config.default_model_filename == "model.plan"
     assert config.max_batch_size == 4
     assert not config.HasField("optimization")
+    unsaid = model_config(written(bundle, tmp_path / "more", plan=plan)[0])
+    assert unsaid.max_batch_size == 1  # an engine takes no more frames than it was built for
+    assert [warm.batch_size for warm in unsaid.model_warmup] == [1]
 
 
 def test_one_size_is_written_into_model_and_configuration(bundle: Bundle, tmp_path: Path) -> None:
