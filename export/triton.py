@@ -38,10 +38,10 @@ USUAL_BATCH, MAX_BATCH = 8, 1024
 class TritonConfig:
     """What a server shall be told about a bundle.
 
-    ``folder`` is the model repository. ``batch`` is the most frames that are computed at once; None means 8, and 1 for an
-    engine, which takes no more than it was built for. ``size`` (height, width)
-    makes a model of that one frame size; without it, frames of any size that the bundle takes may come. ``plan`` is a
-    TensorRT engine of the bundle that was built for the server's GPU, which is served instead of the ONNX file.
+    ``folder`` is the model repository. ``batch`` is the most frames that are computed at once; None is 8, and 1 for an
+    engine, which takes no more than it was built for. ``size`` (height, width) makes a model of that one frame size;
+    without it, frames of any size that the bundle takes may come. ``plan`` is a TensorRT engine of the bundle that was
+    built for the server's GPU, which is served instead of the ONNX file.
     """
 
     folder: Path
