@@ -22,16 +22,20 @@ class Canary:
         self._frames: dict[tuple[int, int], tuple[Frame, Box]] = {}
 
     def check(self, detector: FaceDetector, height: int, width: int) -> bool:
-        """Whether ``detector`` finds the face in a grey frame of ``height`` x ``width`` pixels, so by the same engines
-        as the frames of that size.
+        """Whether ``detector`` finds the face in a frame of ``height`` x ``width`` pixels.
 
         The face must be seen, so nothing is released of frames that are too small for one: YuNet sees it from 12x12
         pixels on and the own detector from 14x14 (measured), and both in strips of 24 pixels or more, 640 to 3840 long.
         """
+        return self.score(detector, height, width) >= ENOUGH
+
+    def score(self, detector: FaceDetector, height: int, width: int) -> float:
+        """The score, 0 to 1, that ``detector`` gives the face in a grey frame of ``height`` x ``width`` pixels, so by
+        the same engines as the frames of that size; 0 where it does not find it."""
         if (height, width) not in self._frames:
             self._frames = {(height, width): self._frame(height, width)}
         frame, box = self._frames[height, width]
-        return any(face.score >= ENOUGH and face.box.iou(box) > 0.2 for face in detector.detect(frame))
+        return max((face.score for face in detector.detect(frame) if face.box.iou(box) > 0.2), default=0.0)
 
     def _frame(self, height: int, width: int) -> tuple[Frame, Box]:
         # at the size at which the whole frame is searched, a face of SIDE pixels

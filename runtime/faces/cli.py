@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+import math
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ from runtime.report import write_json
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.engines.settings import EngineOptions
+    from runtime.faces.canary import Canary
     from runtime.faces.deid import DeidentifiedSource
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
     from runtime.sessions import Choice
     from runtime.video.sink import Sink
+    from runtime.video.source import SourceInfo
 
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
 
@@ -144,6 +147,8 @@ def deid(options: argparse.Namespace) -> int:
         finder = "auto" if options.backend == "tensorrt" else options.backend  # it has no detector
         detector = open_detector(options.detector, low=options.thresh, backend=finder, threads=options.threads)
         stack.callback(detector.close)
+        canary = bank_canary()
+        _check_threshold(options, canary, detector, info)
         recording = recording_of(options.input, info)
         keys = (
             RecordingKeys.random()
@@ -172,7 +177,7 @@ def deid(options: argparse.Namespace) -> int:
         settings = DeidSettings(guard, timeout=options.timeout, recheck=not options.no_recheck)
         gallery = Gallery() if options.review else None
         source = stack.enter_context(
-            DeidentifiedSource(raw, detector, method, settings, canary=bank_canary(), vault=vault, observer=gallery)
+            DeidentifiedSource(raw, detector, method, settings, canary=canary, vault=vault, observer=gallery)
         )
         say(f"{detector.description}; {options.method}; {info.width}x{info.height}, look-ahead {lookahead} frames")
         if lookahead == 0:
@@ -224,6 +229,24 @@ def _check_beside(options: argparse.Namespace) -> None:
         places[name] = place
     if options.vault and options.vault.exists() and not options.overwrite:
         raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
+
+
+def _check_threshold(options: argparse.Namespace, canary: Canary, detector: FaceDetector, info: SourceInfo) -> None:
+    """Raises :class:`UsageError` where the test face would be found, but not at ``--thresh``: all frames would be
+    covered whole."""
+    from runtime.faces.canary import ENOUGH
+    from runtime.faces.detect import open_detector
+
+    if options.thresh <= ENOUGH or canary.check(detector, info.height, info.width):
+        return
+    lower = open_detector(options.detector, low=ENOUGH, backend=options.backend, threads=options.threads)
+    with closing(lower):
+        score = canary.score(lower, info.height, info.width)
+    if score:
+        raise UsageError(
+            f"--thresh {options.thresh:g} is more than the score of the face by which this detector is watched: "
+            f"give at most {math.floor(100 * score) / 100:.2f}"
+        )
 
 
 def _generator(options: argparse.Namespace) -> tuple[Bundle, Choice]:

@@ -92,8 +92,8 @@ def write_review(path: Path, title: str, tracks: list[TrackSummary], gallery: Ga
     rows = "\n".join(_row(track, gallery.thumbnails(track.track)) for track in uncertain)
     head = " · ".join(f"{html.escape(str(value))} {html.escape(name)}" for name, value in facts.items())
     nothing = "" if uncertain else "<p>Nothing to look at: every track was sure.</p>"
-    page = _PAGE.format(title=html.escape(title), head=head, count=len(uncertain), of=len(tracks), rows=rows + nothing)
-    write_text(path, page)
+    counts = {"count": len(uncertain), "of": len(tracks), "unseen": sum(not track.seen for track in uncertain)}
+    write_text(path, _PAGE.format(title=html.escape(title), head=head, rows=rows + nothing, **counts))
 
 
 def _row(track: TrackSummary, thumbnails: list[Thumbnail]) -> str:
@@ -102,9 +102,13 @@ def _row(track: TrackSummary, thumbnails: list[Thumbnail]) -> str:
         f"<figcaption>{_clock(each.seconds)}<br>frame {each.index}, {each.kind}</figcaption></figure>"
         for each in thumbnails
     )
+    covered = f"held {track.held}, filled {track.filled}, interpolated {track.interpolated}"
+    if track.seen:
+        words = f"seen in {track.seen}, {covered}; best score {track.best_score:.2f}"
+    else:
+        words = f"<strong>never seen in any of them</strong>, covered because a face may be there: {covered}"
     return (
-        f"<section><h2>Track {track.track}</h2><p>frames {track.first} to {track.last}: seen in {track.seen}, held "
-        f"{track.held}, filled {track.filled}, interpolated {track.interpolated}; best score {track.best_score:.2f}"
+        f"<section><h2>Track {track.track}</h2><p>frames {track.first} to {track.last}: {words}"
         f"</p><div>{pictures}</div></section>"
     )
 
@@ -131,8 +135,8 @@ figcaption {{ font-size: .8rem; color: #555 }}
 </style>
 <h1>Review of {title}</h1>
 <p>{head}</p>
-<p>{count} of {of} tracks were not certain: seen once or at a low score, or covered by holding only. The pictures show
-the covered output. Play the video at these times before you give it away.</p>
+<p>{count} of {of} tracks were not certain: seen in one or two frames or at a low score only, or, {unseen} of them, in
+no frame. The pictures show the covered output. Play the video at these times before you give it away.</p>
 {rows}
 </html>
 """

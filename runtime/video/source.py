@@ -392,6 +392,8 @@ class FileSource(Source):
             aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
             ticks = _ticks_of(first)
             live = path is None and not self._container.duration
+            start = Fraction(0) if ticks is None else ticks * time_base
+            length = None if live else self._stated_length(start)
             self._expected = int(stream.frames or 0)
             self.info = SourceInfo(
                 uri=uri.text,
@@ -399,11 +401,11 @@ class FileSource(Source):
                 height=height,
                 rate=rate,
                 time_base=time_base,
-                frame_count=None if live else self._expected or self._estimated_count(rate),
+                frame_count=None if live else self._expected or self._estimated_count(length, rate),
                 live=live,
                 path=path,
-                start=Fraction(0) if ticks is None else ticks * time_base,
-                duration=None if live else self._stated_end(),
+                start=start,
+                duration=length,
                 rotation=self._orientation.degrees,
                 sample_aspect=1 / aspect if self._orientation.transpose else aspect,
                 codec=stream.codec_context.name,
@@ -531,34 +533,35 @@ class FileSource(Source):
         if reason:
             raise _BrokeOffError(reason)
 
-    def _stated_end(self) -> Fraction | None:
-        """Length of the video in seconds by the file's own words, or None."""
-        stream = self._stream
-        if stream.duration:
+    def _stated_length(self, start: Fraction) -> Fraction | None:
+        """Length of the video in seconds by the file's own words, or None. ``start``: time of its first frame."""
+        stream, container = self._stream, self._container
+        matroska = "matroska" in container.format.name
+        if matroska:
+            # a track's length is in a tag, counted from the clock's zero; as the stream's, FFmpeg gives that of the
+            # longest track where it has not seen enough frames of this one
+            tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
+            if tag:
+                return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3]) - start
+        elif stream.duration:
             return Fraction(stream.duration * (stream.time_base or 0))
-        tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "").strip())
-        if tag:  # Matroska: per track, counted from the clock's zero
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
-        if self._container.duration and not self._container.streams.audio:
-            return Fraction(self._container.duration, 1_000_000)
+        alone = not any(other.type in ("audio", "subtitle", "data") for other in container.streams)
+        if container.duration and alone:
+            return Fraction(container.duration, 1_000_000) - (start if matroska else 0)
         return None
 
-    def _estimated_count(self, rate: Fraction | None) -> int | None:
-        length = self._stated_end()
+    def _estimated_count(self, length: Fraction | None, rate: Fraction | None) -> int | None:
         if length is None and self._container.duration:
             length = Fraction(self._container.duration, 1_000_000)
         return None if length is None or rate is None else max(1, round(length * rate))
 
     def _check_complete(self) -> None:
         """At the end: did as much arrive as the file promised? Edit lists shorten the time, so both must be short."""
-        if self.info.live or not _knows_its_length(self._container):
+        promised = self.info.duration
+        if promised is None or not _knows_its_length(self._container):
             return
-        promised = self._stated_end()
-        if promised is None:
-            return
-        end = self._end if self._stream.duration else self._end + self.info.start
         frame = self._clock.frame_duration
-        late = promised - end > max(2 * frame, promised / 50)
+        late = promised - self._end > max(2 * frame, promised / 50)
         few = not self._expected or self._expected - self._given > max(2, self._expected // 50)
         if late and few:
             raise _BrokeOffError("the rest of the file is missing")

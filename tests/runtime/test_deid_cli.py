@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,24 @@ def test_a_detector_that_fails_gives_covered_frames_and_says_so(
     assert told["covered_whole"] == 8
     assert told["covered_whole_frames"] == [[0, 7]]
     assert "covered whole" in capsys.readouterr().err
+
+
+def test_a_threshold_at_which_the_detector_cannot_be_watched_is_said_before_anything_starts(
+    clip: Path, assets, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("CODE", "correct horse")
+    yunet = assets("weights/yunet/yunet_n_640_640.onnx")
+    report, vault = tmp_path / "r.json", tmp_path / "faces.vault"
+    options = ("-i", clip, "-o", tmp_path / "d_%03d.png", "--detector", yunet, "--max-frames", 2, "--json", report)
+    assert deid(*options, "--thresh", "0.95", "--vault", vault, "--passcode-env", "CODE") == 2
+    most = re.search(r"give at most (0\.\d\d)\n", capsys.readouterr().err)
+    assert most
+    assert 0.6 < float(most[1]) < 0.95
+    assert not list(tmp_path.iterdir())
+    assert deid(*options, "--thresh", f"{float(most[1]) + 0.01:.2f}") == 2
+    assert deid(*options, "--thresh", most[1]) == 0
+    told = json.loads(report.read_text())
+    assert (told["canaries"], told["canaries_missed"]) == (1, 0)
 
 
 def test_covered_frames_go_through_further_bundles(clip: Path, tmp_path: Path) -> None:

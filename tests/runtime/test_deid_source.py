@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import EndedEarlyError, GenedgeError, VideoError
-from runtime.faces.deid import DeidentifiedSource, DeidSettings
+from runtime.faces.blend import merge
+from runtime.faces.deid import DeidentifiedSource, DeidSettings, replaced_share
 from runtime.faces.guard import GuardSettings
 from runtime.faces.methods import make_method
 from runtime.faces.passcode import RecordingKeys
-from runtime.faces.types import Box, Face
+from runtime.faces.types import Applied, Box, Face
 from runtime.video.source import Source, SourceInfo, VideoFrame
 
 FACE = (250, 10, 200)
@@ -260,6 +261,56 @@ def test_a_face_that_is_found_in_the_result_is_covered_again() -> None:
     assert [visible(frame.image) for frame in given] == [0] * 6
     assert source.counts.kinds["rechecked"] >= 1
     assert not source.counts.covered_whole
+
+
+boxes = st.builds(Box, st.floats(-60, 220), st.floats(-60, 140), st.floats(2, 120), st.floats(2, 120))
+
+
+@settings(max_examples=100, deadline=None)
+@given(box=boxes, regions=st.lists(boxes, max_size=3))
+def test_the_replaced_share_is_that_of_the_pixels_that_methods_replace(box: Box, regions: list[Box]) -> None:
+    replaced = merge(regions, WIDTH, HEIGHT).mask == 255
+    left, top = max(0, int(np.floor(box.x))), max(0, int(np.floor(box.y)))
+    asked = replaced[top : max(0, int(np.ceil(box.y + box.height))), left : max(0, int(np.ceil(box.x + box.width)))]
+    expected = asked.mean() if asked.size else 1.0
+    assert abs(replaced_share(box, regions, HEIGHT, WIDTH) - expected) <= 2 / max(1, asked.size)
+
+
+def test_a_face_in_the_corner_of_a_region_is_not_in_its_ellipse() -> None:
+    class Corner:
+        """Finds the face in the middle of its frame, and in the result what looks out in the corner of the region."""
+
+        name, digest, description = "corner", "0" * 64, "two faces"
+        calls = 0
+
+        def detect(self, image, *, thorough=False):
+            self.calls += 1
+            middle = Box(80, 40, 40, 40)
+            corner = Box(125, 87, 8, 9)  # the region is 64x72 about the middle
+            shown = (np.abs(image[int(corner.y), int(corner.x)].astype(int) - FACE) <= 2).all()
+            return [Face(middle, 0.9)] if self.calls == 1 else [Face(corner, 0.7)] if shown else []
+
+        def close(self) -> None:
+            pass
+
+    source = opened(Clip(1, frames=lambda index: np.full((HEIGHT, WIDTH, 3), FACE, np.uint8)), Corner(), recheck=True)
+    source._solid = source._method = Painted()
+    image = frames_of(source)[0].image
+    assert source.counts.kinds["rechecked"] == 1
+    assert not visible(image[87:96, 125:133])
+
+
+class Painted:
+    """Every region in black, for frames of one colour."""
+
+    name = "solid"
+
+    def apply(self, image, covers):
+        image[merge([cover.region for cover in covers], WIDTH, HEIGHT).mask == 255] = 0
+        return [Applied(cover.track, "solid") for cover in covers]
+
+    def close(self) -> None:
+        pass
 
 
 class Canary:

@@ -140,6 +140,44 @@ def test_truncated_matroska(tmp_path: Path, assets: Any) -> None:
         list(source)
 
 
+def with_sound(source: Path, to: Path, packets: int | None = None) -> Path:
+    """A clip as Matroska, with all of its sound and that many packets of its video."""
+    with av.open(str(source)) as before, av.open(str(to), "w") as after:
+        video, sound = before.streams.video[0], before.streams.audio[0]
+        copied = {stream: after.add_stream_from_template(stream) for stream in (video, sound)}
+        taken = 0
+        for packet in before.demux(video, sound):
+            if packet.dts is None or (packet.stream is video and taken == packets):
+                continue
+            taken += packet.stream is video
+            packet.stream = copied[packet.stream]
+            after.mux(packet)
+    return to
+
+
+@pytest.mark.parametrize("packets", [1, 3, 20])
+@pytest.mark.parametrize("name", ["cockatoo.mp4", "short_hamilton_clip.mp4"])
+def test_matroska_whose_sound_is_longer_is_complete(tmp_path: Path, assets: Any, name: str, packets: int) -> None:
+    """With B-frames, FFmpeg gives the length of the sound as that of the first few frames."""
+    clip = with_sound(assets(f"video/{name}"), tmp_path / "clip.mkv", packets)
+    with open_source(str(clip)) as source:
+        frames = list(source)
+        length = frames[-1].pts + (frames[-1].duration or 0)
+        assert len(frames) == packets
+        assert source.info.duration is not None
+        assert abs(source.info.duration - length) < Fraction(1, 10)
+        assert source.info.frame_count is not None
+        assert abs(source.info.frame_count - packets) <= 2
+
+
+def test_truncated_matroska_with_sound(tmp_path: Path, assets: Any) -> None:
+    data = with_sound(assets("video/cockatoo.mp4"), tmp_path / "whole.mkv").read_bytes()
+    clip = tmp_path / "cut.mkv"
+    clip.write_bytes(data[: len(data) * 6 // 10])
+    with open_source(str(clip)) as source, pytest.raises(EndedEarlyError, match="broke off after frame"):
+        list(source)
+
+
 def test_garbage_in_the_middle_ends_or_warns(tmp_path: Path, assets: Any) -> None:
     data = bytearray(assets("video/bikes.mp4").read_bytes())
     middle = len(data) // 2
