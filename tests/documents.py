@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -41,16 +44,53 @@ def blocks(text: str, *languages: str) -> list[Block]:
     return [block for block in found if block.language in languages]
 
 
+# Importing other people's packages takes longer than most commands, so each command is forked from a process that has
+# them, and none of ours: what it imports of the checkout, its folder, environment and output are its own.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
+    [
+        *("av", "cv2", "onnx", "onnxruntime", "openvino", "pytest"),
+        *("onnxscript.function_libs.torch_lib.ops", "torch.export._trace"),
+        *("torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops"),
+    ]
+)
+
+
 def run_python(arguments: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this Python in ``folder``, where it finds the packages of the checkout."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run Python in a process of its own in ``folder``, where it finds the packages of the checkout.
+
+    ``arguments`` are those of ``python``: ``-m MODULE``, ``-c TEXT`` or a file, and what follows.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    with tempfile.TemporaryDirectory() as place:
+        files = Path(place, "stdout"), Path(place, "stderr")
+        process = FORKED.Process(target=_become, args=(arguments, folder, environment, files))
+        process.start()
+        process.join()
+        printed = [file.read_text(encoding="utf-8") for file in files]
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(arguments, process.exitcode, *printed)
+
+
+def _become(arguments: list[str], folder: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
+    """In the forked process: do what ``python ARGUMENTS`` does."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    installed = [path for path in sys.path if path not in (str(ROOT), str(ROOT / "tests"))]
+    sys.path[:] = ["", *environment["PYTHONPATH"].split(os.pathsep), *installed]
+    kind, *rest = arguments
+    if kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        runpy.run_path(kind, run_name="__main__")
 
 
 def run_command(command: list[str], folder: Path) -> str:

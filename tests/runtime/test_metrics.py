@@ -118,6 +118,15 @@ def test_colour_differences_of_frames_agree_with_scikit_image() -> None:
         assert ours == pytest.approx(theirs, rel=0.02)
 
 
+def test_pixels_that_are_equal_count_as_well() -> None:
+    frame = random_frames(30, 40, 3)
+    other = frame.copy()
+    other[3:5, 7:9], other[20, 30, 1] = noisy(frame[3:5, 7:9], 20), 255 - frame[20, 30, 1]
+    whole = delta_e_2000(lab(frame), lab(other))
+    assert np.count_nonzero(whole) <= 5
+    assert compare([(frame, other)]).delta_e == pytest.approx(whole.mean(), rel=1e-6)
+
+
 # --- PSNR and SSIM ----------------------------------------------------------------------------------------------------
 
 
