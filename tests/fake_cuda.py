@@ -144,6 +144,11 @@ class FakeGpu:
         return {name: len(things) for name, things in kinds.items() if things}
 
     @property
+    def waiting(self) -> int:
+        """Operations that have been given to streams and not been done."""
+        return sum(len(stream.queue) for stream in self._streams.values())
+
+    @property
     def used(self) -> int:
         return sum(block.nbytes for block in self._device.values())
 

@@ -343,6 +343,7 @@ class _Builder(_Native):
             "any_version": "VERSION_COMPATIBLE" in record["flags"],
             "any_gpu": record["hardware"] == "AMPERE_PLUS",
             "shapes": {name: [list(shape) for shape in three] for name, three in shapes.items()},
+            "static": not dynamic,
         }
         return self._trt.IHostMemory(_MAGIC + json.dumps(head).encode() + b"\n" + network._model)
 
@@ -364,6 +365,10 @@ class _Tensor(_Native):
     @property
     def shape(self) -> tuple[int, ...]:
         return self._shape
+
+    @shape.setter
+    def shape(self, sides: Sequence[int]) -> None:
+        self._shape = tuple(sides)
 
 
 class _Layer(_Native):
@@ -655,11 +660,11 @@ class _Runtime(_Native):
             )
             _tell(self._logger, "ERROR", f"{where} 6: API Usage Error ({text})")
             return None
-        return self._trt.ICudaEngine(self._logger, model, facts["shapes"])
+        return self._trt.ICudaEngine(self._logger, model, facts["shapes"], facts["static"])
 
 
 class _Engine(_Native):
-    def __init__(self, logger: Any, model: bytes, shapes: dict[str, list[list[int]]]) -> None:
+    def __init__(self, logger: Any, model: bytes, shapes: dict[str, list[list[int]]], static: bool) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self._logger = logger
@@ -680,6 +685,11 @@ class _Engine(_Native):
         self._inputs = [value.name for value in graph.input]
         self._outputs = [value.name for value in graph.output]
         self._shapes = {name: [tuple(shape) for shape in three] for name, three in shapes.items()}
+        if static:
+            self._sides |= {name: three[0] for name, three in self._shapes.items()}
+            zeros = {name: np.zeros(self._sides[name], self._given[name]) for name in self._inputs}
+            results = self._session.run(self._outputs, zeros)
+            self._sides |= {name: tuple(result.shape) for name, result in zip(self._outputs, results, strict=True)}
 
     @property
     def num_io_tensors(self) -> int:

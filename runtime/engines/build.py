@@ -62,12 +62,12 @@ def build_plan(
         from polygraphy.logger import G_LOGGER
     except ImportError:
         raise MissingExtraError("polygraphy", "tensorrt") from None
-    timings = settings.timing_cache or timing_cache
-    # Polygraphy would talk on standard output
-    with contextlib.closing(Log(trt)) as log, G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):
+    log, timings = Log(trt), settings.timing_cache or timing_cache
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):  # it would talk on standard output
         builder = _builder(trt, log, facts)
         _check_dla(builder, settings)
         network, parser = _parsed(trt, builder, log, model, facts, settings)
+        _fix_shapes(network, inputs)
         profile = Profile()
         for name, (smallest, usual, largest) in inputs.items():
             profile.add(name, min=smallest, opt=usual, max=largest)
@@ -169,6 +169,16 @@ def _parsed(
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise GenedgeError(_unparsed(errors, log, facts))
     return network, parser
+
+
+def _fix_shapes(network: Any, inputs: Shapes) -> None:
+    """Where an input has one shape only, the network has no free dimension there: TensorRT folds what depends on it,
+    and below version 9 only an engine without any may be used by several contexts at once."""
+    for index in range(network.num_inputs):
+        port = network.get_input(index)
+        smallest, _, largest = inputs[port.name]
+        if smallest == largest:
+            port.shape = list(smallest)
 
 
 def _unparsed(errors: list[Any], log: Log, facts: DeviceFacts) -> str:

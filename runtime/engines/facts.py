@@ -89,8 +89,8 @@ def device_facts() -> DeviceFacts:
     version = str(tensorrt_module().__version__)
     version_of(version)
     cuda = open_cuda()
-    served = cuda.check("asking for the driver's version", cuda.runtime.cudaDriverGetVersion())
-    properties = cuda.check("asking what GPU this is", cuda.runtime.cudaGetDeviceProperties(0))
+    served = cuda.check("asking for the driver's version failed", cuda.runtime.cudaDriverGetVersion())
+    properties = cuda.check("asking what GPU this is failed", cuda.runtime.cudaGetDeviceProperties(0))
     return DeviceFacts(
         tensorrt=version,
         gpu=properties.name.decode("utf-8", "replace").rstrip("\0"),

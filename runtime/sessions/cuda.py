@@ -80,7 +80,7 @@ def open_cuda() -> Cuda:
             codes.cudaErrorNoDevice.name,
         )
     cuda = Cuda(runtime)
-    cuda.check("starting CUDA", (error,))
+    cuda.check("starting CUDA failed", (error,))
     return cuda
 
 
@@ -104,16 +104,16 @@ class Cuda:
     def check(self, doing: str, result: tuple[Any, ...]) -> Any:
         """What a call has given besides its error: None, a value, or a tuple of them.
 
-        ``doing`` begins the message: "copying a frame to the GPU". Raises :class:`CudaError`.
+        ``doing`` begins the message: "copying a frame to the GPU failed". Raises :class:`CudaError`.
         """
         error, *values = result
         if error != self.runtime.cudaError_t.cudaSuccess:
-            raise CudaError(f"{doing} failed: {self._words(error)} ({error.name})", error.name)
+            raise CudaError(f"{doing}: {self._words(error)} ({error.name})", error.name)
         return values[0] if len(values) == 1 else tuple(values) or None
 
     def memory(self) -> tuple[int, int]:
         """Bytes of GPU memory: (free, all)."""
-        free, total = self.check("asking for the free GPU memory", self.runtime.cudaMemGetInfo())
+        free, total = self.check("asking for the free GPU memory failed", self.runtime.cudaMemGetInfo())
         return int(free), int(total)
 
     def stream(self) -> Stream:
@@ -157,12 +157,12 @@ class Event:
     def __init__(self, cuda: Cuda, *, timed: bool) -> None:
         self._cuda = cuda
         flags = cuda.runtime.cudaEventDefault if timed else cuda.runtime.cudaEventDisableTiming
-        self.handle: Any = cuda.check("making an event", cuda.runtime.cudaEventCreateWithFlags(flags))
+        self.handle: Any = cuda.check("making an event failed", cuda.runtime.cudaEventCreateWithFlags(flags))
 
     def seconds_since(self, earlier: Event) -> float:
         """Seconds between two timed events that the GPU has passed."""
         result = self._cuda.runtime.cudaEventElapsedTime(earlier.handle, self.handle)
-        return float(self._cuda.check("measuring a time on the GPU", result)) / 1e3
+        return float(self._cuda.check("measuring a time on the GPU failed", result)) / 1e3
 
     def close(self) -> None:
         handle, self.handle = self.handle, None
@@ -184,7 +184,7 @@ class Buffer:
             self._cuda.forget_error()
             error, free, _ = self._cuda.runtime.cudaMemGetInfo()
             raise OutOfGpuMemoryError(self.what, self.count, int(free) if error == codes.cudaSuccess else None)
-        return self._cuda.check(f"allocating {amount(self.count)} for {self.what}", result)
+        return self._cuda.check(f"allocating {amount(self.count)} for {self.what} failed", result)
 
     def close(self) -> None:
         address, self.address = self.address, 0
@@ -198,7 +198,9 @@ class Graph:
     def __init__(self, cuda: Cuda, captured: Any) -> None:
         self._cuda = cuda
         try:
-            self.handle: Any = cuda.check("instantiating a graph", cuda.runtime.cudaGraphInstantiate(captured, 0))
+            self.handle: Any = cuda.check(
+                "instantiating a graph failed", cuda.runtime.cudaGraphInstantiate(captured, 0)
+            )
         finally:
             cuda.runtime.cudaGraphDestroy(captured)
 
@@ -214,7 +216,7 @@ class Stream:
     def __init__(self, cuda: Cuda) -> None:
         self._cuda, self._runtime = cuda, cuda.runtime
         result = self._runtime.cudaStreamCreateWithFlags(self._runtime.cudaStreamNonBlocking)
-        self.handle: Any = cuda.check("making a stream", result)
+        self.handle: Any = cuda.check("making a stream failed", result)
 
     @property
     def address(self) -> int:
@@ -223,30 +225,32 @@ class Stream:
 
     def upload(self, array: NDArray[Any], to: Buffer) -> None:
         """Copy a C-contiguous array to the start of a buffer. It is left alone until the stream has passed this."""
-        self._copy(to.address, _address(array, to), array.nbytes, "HostToDevice", f"copying {to.what} to the GPU")
+        self._copy(
+            to.address, _address(array, to), array.nbytes, "HostToDevice", f"copying {to.what} to the GPU failed"
+        )
 
     def download(self, source: Buffer, to: NDArray[Any]) -> None:
         """Fill a C-contiguous array from the start of a buffer; it holds that once the stream has passed this."""
-        doing = f"copying {source.what} from the GPU"
+        doing = f"copying {source.what} from the GPU failed"
         self._copy(_address(to, source), source.address, to.nbytes, "DeviceToHost", doing)
 
     def copy(self, source: Buffer, to: Buffer) -> None:
         """Copy between buffers of one size."""
         if source.count != to.count:
             raise ValueError(f"{source.what} has {source.count} bytes, {to.what} has {to.count}")
-        self._copy(to.address, source.address, to.count, "DeviceToDevice", f"copying {source.what} on the GPU")
+        self._copy(to.address, source.address, to.count, "DeviceToDevice", f"copying {source.what} on the GPU failed")
 
     def zero(self, buffer: Buffer) -> None:
         """Fill a buffer with zeros."""
         result = self._runtime.cudaMemsetAsync(buffer.address, 0, buffer.count, self.handle)
-        self._cuda.check(f"clearing {buffer.what}", result)
+        self._cuda.check(f"clearing {buffer.what} failed", result)
 
     def record(self, event: Event) -> None:
-        self._cuda.check("recording an event", self._runtime.cudaEventRecord(event.handle, self.handle))
+        self._cuda.check("recording an event failed", self._runtime.cudaEventRecord(event.handle, self.handle))
 
     def wait(self, event: Event) -> None:
         """What is given to this stream from now on begins after the event, as it was recorded last."""
-        self._cuda.check("waiting for a stream", self._runtime.cudaStreamWaitEvent(self.handle, event.handle, 0))
+        self._cuda.check("waiting for a stream failed", self._runtime.cudaStreamWaitEvent(self.handle, event.handle, 0))
 
     def synchronize(self, doing: str) -> None:
         """Wait until all that was given to the stream is done; other threads run meanwhile. An error of any of it is
@@ -257,15 +261,15 @@ class Stream:
         """What this thread gives to the stream is written down and not done, until :meth:`end_capture`. Other threads
         may do what they like meanwhile."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._cuda.check("capturing a graph", self._runtime.cudaStreamBeginCapture(self.handle, mode))
+        self._cuda.check("capturing a graph failed", self._runtime.cudaStreamBeginCapture(self.handle, mode))
 
     def end_capture(self) -> Graph:
         """The graph of what was captured. The stream works as before afterwards, also where this raises."""
-        captured = self._cuda.check("capturing a graph", self._runtime.cudaStreamEndCapture(self.handle))
+        captured = self._cuda.check("capturing a graph failed", self._runtime.cudaStreamEndCapture(self.handle))
         return Graph(self._cuda, captured)
 
     def launch(self, graph: Graph) -> None:
-        self._cuda.check("launching a graph", self._runtime.cudaGraphLaunch(graph.handle, self.handle))
+        self._cuda.check("launching a graph failed", self._runtime.cudaGraphLaunch(graph.handle, self.handle))
 
     def close(self) -> None:
         handle, self.handle = self.handle, None
@@ -283,7 +287,9 @@ class _Pinned:
 
     def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
         count = max(1, math.prod(shape) * dtype.itemsize)
-        address = int(cuda.check(f"pinning {amount(count)} of memory for {what}", cuda.runtime.cudaMallocHost(count)))
+        address = int(
+            cuda.check(f"pinning {amount(count)} of memory for {what} failed", cuda.runtime.cudaMallocHost(count))
+        )
         # At the process's end the system frees it, and views of it may still be in use then.
         weakref.finalize(self, cuda.runtime.cudaFreeHost, address).atexit = False
         self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}

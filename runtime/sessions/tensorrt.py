@@ -12,10 +12,8 @@ import hashlib
 import itertools
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from runtime.engines.build import Shape
 from runtime.engines.cache import Engine, engine_for
 from runtime.engines.facts import DeviceFacts, tensorrt_module
+from runtime.engines.log import Log
 from runtime.engines.settings import EngineSettings, Profile
 from runtime.errors import GenedgeError, UsageError
 from runtime.frames import Frames
@@ -44,7 +43,6 @@ from runtime.sessions.cuda import (
 )
 from runtime.sessions.recurrent import Arrays, Recurrence, check_ports
 
-OUT_OF_MEMORY = ("outofmemory", "out of memory", "could not be allocated")  # in TensorRT's words, in lower case
 TILE_STEP = 64  # pixels; the tiles that are offered where memory runs out have a multiple of it
 
 Tensors = Mapping[str, tuple[np.dtype[Any], Shape]]  # name of an input or output -> its type and shape
@@ -73,7 +71,8 @@ class TensorRtSession(Session):
     The states of a recurrent generator never leave the GPU. With an even number of slots a step reads one array and
     writes the other, and the next step finds them the other way round; with an odd one the result is copied back. The
     states take their initial value for the first frames, after :meth:`reset`, and where the shape of the frames
-    changes. A step that fails leaves them as they were.
+    changes. A step that TensorRT refuses leaves them as they were; after an error of CUDA they take it too, since
+    nobody knows how far the step has come.
 
     A request that fails leaves the session as it was, unless the GPU says that nothing works any more; then every
     further request says so. Arrays in pinned memory (:meth:`runtime.sessions.cuda.Cuda.pinned`) are copied from and to
@@ -139,6 +138,7 @@ class TensorRtSession(Session):
             except GenedgeError as error:
                 runner.drain(slot)
                 self.note_failure(error)
+                self._reset = self._reset or isinstance(error, CudaError)
                 raise
             self._reset = False
             slot.running = running = _Running(self, slot, frames, staged, out)
@@ -237,11 +237,7 @@ class TensorRtSession(Session):
                 engine = self._deserialised(self._kept_or_built(inputs, refused=str(refusal)))
             except _RefusedError as again:
                 raise GenedgeError(f"TensorRT does not take the engine that it has just built: {again}") from None
-        try:
-            check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
-        except GenedgeError:
-            engine.close()
-            raise
+        check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
         return engine
 
     def _deserialised(self, built: Engine) -> _Engine:
@@ -290,25 +286,23 @@ class _Engine:
     """
 
     def __init__(self, cuda: Cuda, trt: Any, plan: bytes, settings: EngineSettings) -> None:
-        self._trt, self._log = trt, _log(trt)
-        self._log.words()  # those of before
-        if not trt.init_libnvinfer_plugins(self._log, ""):  # 8.5 and 8.6 run instance norms as plugins
-            raise GenedgeError(f"TensorRT's plugins do not load: {self._log.words()}")
+        self._trt, self._log = trt, Log(trt)
+        if not trt.init_libnvinfer_plugins(self._log.native, ""):  # 8.5 and 8.6 run instance norms as plugins
+            raise GenedgeError(f"TensorRT's plugins do not load: {self._log.first_words()}")
         try:
-            self._runtime = trt.Runtime(self._log)
+            self._runtime = trt.Runtime(self._log.native)
         except TypeError:  # what pybind11 makes of a null pointer
-            raise GenedgeError(f"TensorRT does not start: {self._log.words()}") from None
+            raise GenedgeError(f"TensorRT does not start: {self._log.first_words()}") from None
         if settings.version_compatible:  # such a plan holds code for the host; this one was built here
             self._runtime.engine_host_code_allowed = True
         if settings.dla_core is not None:
             self._runtime.DLA_core = settings.dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            words = self._log.words()
-            if any(each in words.lower() for each in OUT_OF_MEMORY):
+            if self._log.out_of_memory:
                 remedy = "close what else uses the GPU"
                 raise OutOfGpuMemoryError("the engine's weights", len(plan), cuda.memory()[0], remedy)
-            raise _RefusedError(words)
+            raise _RefusedError(self._log.first_words())
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         mode, mode_of = trt.TensorIOMode, self._engine.get_tensor_mode
         self.inputs = [name for name in names if mode_of(name) == mode.INPUT]
@@ -336,7 +330,7 @@ class _Engine:
             try:
                 context.set_optimization_profile_async(0, stream)
             except RuntimeError:
-                self._log.words()
+                self._log.first_words()
                 return None
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
@@ -370,7 +364,7 @@ class _Engine:
             raise self._failed("TensorRT failed")
 
     def _failed(self, doing: str) -> GenedgeError:
-        return GenedgeError(f"{doing}: {self._log.words()}")
+        return GenedgeError(f"{doing}: {self._log.first_words()}")
 
     def close(self) -> None:
         """Free the engine; its contexts are gone before."""
@@ -524,7 +518,7 @@ class _Runner:
         """See :meth:`TensorRtSession.time_engine`. Nothing is under way."""
         slot = self.slots[0]
         self._upload(slot, frames, codes)
-        slot.stream.synchronize("copying frames to the GPU")
+        slot.stream.synchronize("copying frames to the GPU failed")
         with contextlib.ExitStack() as stack:
             events = [stack.enter_context(contextlib.closing(self._cuda.event(timed=True))) for _ in range(repeats + 1)]
             self._compute.record(events[0])
@@ -542,13 +536,13 @@ class _Runner:
         """After a request that was given to the GPU in part only: nothing of it is under way any more."""
         for stream in (slot.stream, self._compute):
             with contextlib.suppress(CudaError):
-                stream.synchronize("ending a request")
+                stream.synchronize("a request cannot be ended")
 
     def close(self) -> None:
         """Graphs hold addresses in contexts, and contexts those of buffers: they are freed in this order."""
         self.settle()
         with contextlib.suppress(CudaError):
-            self._compute.synchronize("ending the requests")
+            self._compute.synchronize("the requests cannot be ended")
         self._drop_graphs()
         self.slots.clear()
         self._owned.close()
@@ -719,30 +713,6 @@ def _tile_that_fits(shape: Shape, needed: int, free: int) -> int:
     """Pixels a side of the tiles that would fit, with some room left: what is needed grows with the area."""
     side = math.isqrt(int(shape[1] * shape[2] * 0.8 * free / needed))
     return max(TILE_STEP, min(side, *shape[1:3]) // TILE_STEP * TILE_STEP)
-
-
-@lru_cache(maxsize=1)
-def _log(trt: Any) -> Any:
-    """The process's logger for TensorRT: errors are kept for the message of who asks next, all else is dropped."""
-    base: Any = trt.ILogger
-    serious = base.Severity.INTERNAL_ERROR, base.Severity.ERROR
-
-    class Log(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            base.__init__(self)
-            self._errors: deque[str] = deque(maxlen=8)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in serious:
-                self._errors.append(message)
-
-        def words(self) -> str:
-            """The first error since this was asked before; those after it come from it."""
-            words = self._errors[0] if self._errors else "TensorRT does not say why"
-            self._errors.clear()
-            return words
-
-    return Log()
 
 
 def _named(size: Iterable[int]) -> str:

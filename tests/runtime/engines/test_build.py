@@ -221,7 +221,6 @@ def test_too_little_memory_for_a_kernel_is_not_the_cause_of_every_failure() -> N
         assert log.out_of_memory
         log.native.log(trt.ILogger.ERROR, "Error Code 4: Internal Error (no profile)")
         assert not log.out_of_memory
-        log.close()
 
 
 def test_the_largest_allocation_is_told() -> None:
@@ -234,21 +233,6 @@ def test_the_largest_allocation_is_told() -> None:
             )
         log.native.log(trt.ILogger.WARNING, "insufficient memory on requested size of 60 detected for tactic 0x3c.")
         assert log.most_bytes_asked == 70
-        log.close()
-
-
-def test_one_logger_serves_the_process_and_each_build_hears_its_own() -> None:
-    """TensorRT's plugins keep the address of the logger that they were given."""
-    with fake("11.4") as trt:
-        one = Log(trt)
-        one.native.log(trt.ILogger.ERROR, "first")
-        one.close()
-        other = Log(trt)
-        assert other.native is one.native
-        other.native.log(trt.ILogger.INTERNAL_ERROR, "second")
-        other.close()
-        other.native.log(trt.ILogger.ERROR, "third")
-    assert (list(one.errors), list(other.errors)) == (["first"], ["second"])
 
 
 def test_the_library_finds_no_driver() -> None:
