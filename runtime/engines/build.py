@@ -179,6 +179,10 @@ def _fix_shapes(network: Any, inputs: Shapes) -> None:
     and 8.5 lets several contexts use only an engine that has none."""
     for index in range(network.num_inputs):
         port = network.get_input(index)
+        if port.name not in inputs:
+            raise GenedgeError(
+                f"the model has the input {port.name}, whose shape nothing tells: build the bundle again"
+            )
         smallest, _, largest = inputs[port.name]
         if smallest == largest:
             port.shape = list(smallest)

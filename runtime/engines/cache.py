@@ -27,6 +27,7 @@ from runtime.errors import GenedgeError
 from runtime.folder import user_cache
 from runtime.manifest import MANIFEST_NAME
 
+BUILDER = 1  # raised with every change of build.py after which engines are others
 FOLDER = "engines"  # in a bundle, and in the user's cache
 LOCK = ".lock"
 HISTORY = "built.jsonl"  # in the user's cache: how long each engine took
@@ -103,7 +104,7 @@ class Identity:
     def to_dict(self) -> dict[str, Any]:
         """As JSON gives it back."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return content
+        return {"builder": BUILDER, **content}
 
 
 def engine_folder(bundle: Path | None = None) -> Path:
@@ -309,6 +310,8 @@ def _difference(found: Mapping[str, Any], differing: list[str], identity: Identi
     """A sentence's beginning: ``engine was built for sm_87 with TensorRT 10.3, this GPU is sm_90 with 11.4``."""
     if "model" in differing:
         return "engine was built from another version of this model"
+    if "builder" in differing:
+        return "engine was built by another version of genedge"
     then, now = _versions(str(found.get("tensorrt")), facts.tensorrt)
     if not set(_SWITCHES) & set(differing):  # they change what GPU and version mean
         if {"gpu", "sm"} & set(differing):

@@ -326,7 +326,9 @@ def test_a_variant_that_is_broken_is_dropped_with_the_reason(recipe: Path, build
 def speeds(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
     """Let every variant take what ``milliseconds`` say, by precision."""
 
-    def bench(bundle: Bundle, choices: Sequence[Choice], height: int, width: int, rounds: int) -> list[Timing]:
+    def bench(
+        bundle: Bundle, choices: Sequence[Choice], height: int, width: int, rounds: int, **_: object
+    ) -> list[Timing]:
         info = SessionInfo("engine", "int8", "int8", "device", 1, 1)
         return [Timing(choice, info, (milliseconds[choice.precision],) * rounds) for choice in choices]
 

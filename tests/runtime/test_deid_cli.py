@@ -218,3 +218,9 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(clip, tmp_path, argument
     assert words in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_options_of_tensorrt_without_it_are_a_usage_error(clip: Path, tmp_path: Path, capsys) -> None:
+    assert deid("-i", clip, "-o", tmp_path / "d.mp4", "--workspace", 64) == 2
+    assert "--workspace is for TensorRT, which is not used here: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "d.mp4").exists()

@@ -161,6 +161,21 @@ def test_an_input_that_the_model_does_not_have() -> None:
         build_plan(named_model(), shapes, "fp32", facts_of("10.3.0"), PLAIN)
 
 
+def test_an_input_that_nothing_is_said_of() -> None:
+    with fake("11.4"), pytest.raises(GenedgeError, match="the model has the input frame, whose shape nothing tells"):
+        build_plan(named_model(), {"code": ((1, 4),) * 3}, "fp32", facts_of("11.4"), PLAIN)
+
+
+def test_one_shape_is_fixed_in_the_network(version: str) -> None:
+    """Below 9 only an engine without free dimensions may be used by several contexts at once."""
+    gpu, one = Gpu(), ((1, 8, 8, 3),) * 3
+    with fake(version, gpu):
+        build_plan(named_model(), {"frame": one}, "fp32", facts_of(version), PLAIN)
+    assert gpu.builds[0]["inputs"] == {"frame": (1, 8, 8, 3)}
+    assert gpu.builds[0]["profiles"] == [{"frame": one}]
+    assert built(version)["inputs"] == {"frame": (-1, -1, -1, 3)}
+
+
 def test_the_builder_gives_nothing(version: str) -> None:
     log = [
         (

@@ -266,6 +266,14 @@ def test_in_a_bundle_another_model_is_an_older_one(gpu: Gpu, folder: Path) -> No
     assert refusal(folder, digest="1" * 64).startswith("engine was built from another version of this model: rebuild")
 
 
+def test_a_builder_that_builds_differently_builds_again(
+    gpu: Gpu, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(folder)
+    monkeypatch.setattr(cache, "BUILDER", cache.BUILDER + 1)
+    assert refusal(folder).startswith("engine was built by another version of genedge: rebuilding (")
+
+
 def test_tensorrt_refuses_what_is_kept(gpu: Gpu, folder: Path) -> None:
     ask(folder)
     said: list[str] = []
