@@ -31,8 +31,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-import numpy as np
-
 from runtime.errors import EndedEarlyError, GenedgeError, VideoError
 from runtime.frames import Frame, Frames
 from runtime.sessions.base import Pending, Session
@@ -242,10 +240,10 @@ class _Channel(Generic[T]):
 
 
 class _Ring:
-    """Output arrays for use again: ``limit`` of them at most, made when they are first needed."""
+    """Output arrays for use again: ``limit`` of them at most, made when they are first needed, by ``make``."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._made = limit, 0
+    def __init__(self, limit: int, make: Callable[[tuple[int, ...]], Frames]) -> None:
+        self._limit, self._made, self._make = limit, 0, make
         self._free: list[Frames] = []
         self._returned = threading.Condition(threading.Lock())
         self._closed = False
@@ -263,7 +261,7 @@ class _Ring:
                     return array
             else:
                 self._made += 1
-        return np.empty(shape, dtype=np.uint8)
+        return self._make(shape)
 
     def give(self, array: Frames) -> None:
         with self._returned:
@@ -416,7 +414,9 @@ class _Run(Generic[F]):
         # An array is under way in its session, waits in the queue, or is held by the next session or the sink;
         # one more is in the hands of the collecting thread.
         held = [*(max(1, session.info.in_flight) for session in stages), 1]
-        self._rings = [_Ring(held[i] + queue_size + held[i + 1] + 1) for i in range(len(stages))]
+        self._rings = [
+            _Ring(held[i] + queue_size + held[i + 1] + 1, session.new_array) for i, session in enumerate(stages)
+        ]
         self._stages = [_Stage(self, i, session, self._rings[i]) for i, session in enumerate(stages)]
         self._lock = threading.Lock()
         self._final = threading.Lock()  # taken once, by whoever finalises the sink

@@ -11,6 +11,7 @@ import queue
 import threading
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -161,9 +162,10 @@ def pad_frames(frames: Frames, height: int, width: int, out: Frames | None = Non
 
 
 class _Spare:
-    """Arrays of one shape for use again; safe between threads. ``take`` never waits."""
+    """Arrays of one shape for use again, made by ``make``; safe between threads. ``take`` never waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[tuple[int, ...]], Frames]) -> None:
+        self._make = make
         self._free: deque[Frames] = deque()
 
     def take(self, shape: tuple[int, ...]) -> Frames:
@@ -171,7 +173,7 @@ class _Spare:
             try:
                 array = self._free.pop()
             except IndexError:
-                return np.empty(shape, dtype=np.uint8)
+                return self._make(shape)
             if array.shape == shape:
                 return array
 
@@ -233,7 +235,7 @@ class _AdaptingSession(Session):
 
     def __init__(self, inner: Session) -> None:
         self._inner = inner
-        self._inputs, self._outputs = _Spare(), _Spare()
+        self._inputs, self._outputs = _Spare(inner.new_array), _Spare(inner.new_array)
         self._shape: tuple[int, ...] | None = None
         self.scale, self.info = inner.scale, inner.info
         self.code_inputs, self._codes = CodeInputs(inner.codes, inner.code_inputs.maps), _Codes(inner)
@@ -249,6 +251,9 @@ class _AdaptingSession(Session):
     @abstractmethod
     def _bring_back(self, result: Frames, out: Frames) -> None:
         """Write the inner session's ``result`` into ``out``, which has the size that belongs to the frames."""
+
+    def new_array(self, shape: tuple[int, ...]) -> Frames:
+        return self._inner.new_array(shape)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         if frames.shape != self._shape:  # for the inner session both shapes may be the same, so that it sees no change
@@ -410,7 +415,8 @@ class TiledSession(Session):
         self.info = replace(inner.info, in_flight=2)
         self._slots = threading.Semaphore(self.info.in_flight)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._inputs, self._outputs, self._padded = _Spare(), _Spare(), _Spare()
+        self._inputs, self._outputs = _Spare(inner.new_array), _Spare(inner.new_array)
+        self._padded = _Spare(self.new_array)
         self._under_way: deque[tuple[_Job, Tile, Frames | None, Pending]] = deque()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="tiles", daemon=True)

@@ -302,7 +302,6 @@ class _Builder(_Native):
             "flags": frozenset(config._flags),
             "strongly_typed": network._strongly_typed,
             "parser_flags": frozenset(network._parser_flags),
-            "inputs": {port.name: port.shape for port in network._inputs},
             "profiles": [dict(profile._shapes) for profile in config._profiles],
             "pools": {pool.name: size for pool, size in config._pools.items()},
             "optimization_level": config._values.get("builder_optimization_level"),
@@ -345,6 +344,7 @@ class _Builder(_Native):
             "any_gpu": record["hardware"] == "AMPERE_PLUS",
             "shapes": {name: [list(shape) for shape in three] for name, three in shapes.items()},
             "static": not dynamic,
+            "sharing": "PROFILE_SHARING_0806" in config._previews,
         }
         return self._trt.IHostMemory(_MAGIC + json.dumps(head).encode() + b"\n" + network._model)
 
@@ -552,6 +552,7 @@ class _BuilderConfig(_Native):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._flags = {"TF32"}  # on by default
+        self._previews: frozenset[str] = frozenset()
         self._profiles: list[Any] = []
         self._pools: dict[Any, int] = {}
         self._values: dict[str, Any] = {"DLA_core": -1}
@@ -563,6 +564,10 @@ class _BuilderConfig(_Native):
 
     def clear_flag(self, flag: Any) -> None:
         self._flags.discard(flag.name)
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        assert isinstance(feature, self._trt.PreviewFeature)
+        self._previews = (self._previews | {feature.name}) if enable else (self._previews - {feature.name})
 
     def get_flag(self, flag: Any) -> bool:
         return flag.name in self._flags
@@ -661,11 +666,11 @@ class _Runtime(_Native):
             )
             _tell(self._logger, "ERROR", f"{where} 6: API Usage Error ({text})")
             return None
-        return self._trt.ICudaEngine(self._logger, model, facts["shapes"], facts["static"])
+        return self._trt.ICudaEngine(self._logger, model, facts)
 
 
 class _Engine(_Native):
-    def __init__(self, logger: Any, model: bytes, shapes: dict[str, list[list[int]]], static: bool) -> None:
+    def __init__(self, logger: Any, model: bytes, facts: Mapping[str, Any]) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         self._logger = logger
@@ -685,8 +690,9 @@ class _Engine(_Native):
         self._with_profile: weakref.WeakSet[Any] = weakref.WeakSet()  # contexts that it belongs to
         self._inputs = [value.name for value in graph.input]
         self._outputs = [value.name for value in graph.output]
-        self._shapes = {name: [tuple(shape) for shape in three] for name, three in shapes.items()}
-        if static:
+        self._shapes = {name: [tuple(shape) for shape in three] for name, three in facts["shapes"].items()}
+        self._shares_profile = facts["sharing"]
+        if facts["static"]:
             self._sides |= {name: three[0] for name, three in self._shapes.items()}
             zeros = {name: np.zeros(self._sides[name], self._given[name]) for name in self._inputs}
             results = self._session.run(self._outputs, zeros)
@@ -740,9 +746,11 @@ class _Engine(_Native):
 class _Context(_Native):
     def __init__(self, logger: Any, engine: Any, *, needs_memory: bool = False) -> None:
         self._logger, self._owner, self._needs_memory = logger, engine, needs_memory
-        # below 9, the header says, the profile of an engine with dynamic shapes belongs to one context
-        shared = int(self._trt.__version__.split(".")[0]) >= 9 or all(-1 not in s for s in engine._sides.values())
-        self._has_profile = shared or not engine._with_profile
+        # below 9, the header says, the profile of an engine with dynamic shapes belongs to one context, unless a
+        # preview feature of 8.6 was asked for
+        modern = int(self._trt.__version__.split(".")[0]) >= 9
+        self._may_share = modern or engine._shares_profile or all(-1 not in s for s in engine._sides.values())
+        self._has_profile = modern or not engine._with_profile
         if self._has_profile:
             engine._with_profile.add(self)
         fixed = {name: engine._sides[name] for name in engine._inputs if -1 not in engine._sides[name]}
@@ -758,8 +766,9 @@ class _Context(_Native):
         return 0 if self._has_profile else -1
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        if profile_index != 0 or not self._has_profile:
+        if profile_index != 0 or not (self._has_profile or self._may_share):
             raise RuntimeError("Error in set optimization profile async.")
+        self._has_profile = True
         return True
 
     def _lent(self, memory: int) -> None:

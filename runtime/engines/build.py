@@ -62,8 +62,9 @@ def build_plan(
         from polygraphy.logger import G_LOGGER
     except ImportError:
         raise MissingExtraError("polygraphy", "tensorrt") from None
-    log, timings = Log(trt), settings.timing_cache or timing_cache
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):  # it would talk on standard output
+    timings = settings.timing_cache or timing_cache
+    # Polygraphy would talk on standard output
+    with contextlib.closing(Log(trt)) as log, G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), _ticking(progress):
         builder = _builder(trt, log, facts)
         _check_dla(builder, settings)
         network, parser = _parsed(trt, builder, log, model, facts, settings)
@@ -87,6 +88,8 @@ def build_plan(
                         trt.HardwareCompatibilityLevel.AMPERE_PLUS if settings.hardware_compatible else None
                     ),
                 )(builder, network)
+            if facts.version == (8, 6):  # lets several contexts use one profile, as later versions do unasked
+                config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
             if settings.dla_core is not None:
                 config.default_device_type = trt.DeviceType.DLA
                 config.DLA_core = settings.dla_core
@@ -173,7 +176,7 @@ def _parsed(
 
 def _fix_shapes(network: Any, inputs: Shapes) -> None:
     """Where an input has one shape only, the network has no free dimension there: TensorRT folds what depends on it,
-    and below version 9 only an engine without any may be used by several contexts at once."""
+    and 8.5 lets several contexts use only an engine that has none."""
     for index in range(network.num_inputs):
         port = network.get_input(index)
         if port.name not in inputs:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 MOST_LINES = 500
-_NATIVES: list[Any] = []  # TensorRT keeps the address of the first for as long as the process lives
 
 _ALLOCATION = re.compile(
     r"Requested amount of GPU memory \((\d+) bytes\)|insufficient memory on requested size of (\d+)"
@@ -21,28 +21,20 @@ _NOISE = re.compile(
 
 
 class Log:
-    """The newest warnings and errors of TensorRT. ``native`` is the ``trt.ILogger`` to hand to its classes."""
+    """The newest warnings and errors that TensorRT has said since this was opened; close it at the end.
+
+    ``native`` is the ``trt.ILogger`` to hand to its classes. There is one in a process, which stays: TensorRT's plugins
+    keep the address of the logger that they were given last.
+    """
 
     def __init__(self, trt: Any) -> None:
         self.warnings: deque[str] = deque(maxlen=MOST_LINES)
         self.errors: deque[str] = deque(maxlen=MOST_LINES)
-        severity = trt.ILogger.Severity
-        kept = {
-            severity.INTERNAL_ERROR: self.errors,
-            severity.ERROR: self.errors,
-            severity.WARNING: self.warnings,
-        }
+        self.native = _native(trt)
+        self.native.open.append(self)
 
-        class Native(trt.ILogger):  # type: ignore[misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, text: str) -> None:
-                if severity in kept:
-                    kept[severity].append(str(text))
-
-        self.native = Native()
-        _NATIVES.append(self.native)
+    def close(self) -> None:
+        self.native.open.remove(self)
 
     def first_words(self) -> str:
         """The first error since this was asked before, else the last warning, in one line: the errors after it come
@@ -69,6 +61,25 @@ class Log:
         """The largest allocation that failed; None where no line tells."""
         found = [match for line in (*self.warnings, *self.errors) for match in _ALLOCATION.finditer(line)]
         return max((int(next(filter(None, match.groups()))) for match in found), default=None)
+
+
+@lru_cache(maxsize=1)
+def _native(trt: Any) -> Any:
+    severity = trt.ILogger.Severity
+
+    class Native(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.open: list[Log] = []
+
+        def log(self, said: Any, text: str) -> None:
+            for log in tuple(self.open):
+                if said in (severity.INTERNAL_ERROR, severity.ERROR):
+                    log.errors.append(str(text))
+                elif said == severity.WARNING:
+                    log.warnings.append(str(text))
+
+    return Native()
 
 
 def in_one_line(text: str, most: int = 300) -> str:

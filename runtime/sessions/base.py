@@ -103,6 +103,11 @@ class Session(ABC):
         count, height, width, _ = shape
         return count, height * self.scale, width * self.scale, 3
 
+    def new_array(self, shape: tuple[int, ...]) -> Frames:
+        """A new uint8 array, not filled, in memory that this session reads and writes without a copy on the way. Any
+        other array does too."""
+        return np.empty(shape, dtype=np.uint8)
+
     def infer(self, frames: Frames, out: Frames | None = None) -> Frames:
         """Run ``uint8 (N, H, W, 3) BGR`` and wait for ``uint8 (N, sH, sW, 3) BGR``."""
         return self.submit(frames, out).result()

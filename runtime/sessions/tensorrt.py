@@ -75,8 +75,7 @@ class TensorRtSession(Session):
     nobody knows how far the step has come.
 
     A request that fails leaves the session as it was, unless the GPU says that nothing works any more; then every
-    further request says so. Arrays in pinned memory (:meth:`runtime.sessions.cuda.Cuda.pinned`) are copied from and to
-    by the GPU itself.
+    further request says so. The GPU itself copies from and to arrays of :meth:`new_array`.
 
     Args:
         model: the ONNX file's bytes, of the variant that :func:`runtime.engines.facts.variant_for` names.
@@ -125,6 +124,14 @@ class TensorRtSession(Session):
     def uses_graphs(self) -> bool:
         """Whether frames of the present shape are computed by CUDA graphs."""
         return self._runner is not None and self._runner.uses_graphs
+
+    def new_array(self, shape: tuple[int, ...]) -> Frames:
+        """In pinned memory, or where there is no more of that, in any."""
+        try:
+            return self._cuda.pinned(shape, np.uint8, "frames")
+        except CudaError:
+            self._cuda.forget_error()
+            return super().new_array(shape)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
         frames, out = self._checked(frames, out)
@@ -237,7 +244,11 @@ class TensorRtSession(Session):
                 engine = self._deserialised(self._kept_or_built(inputs, refused=str(refusal)))
             except _RefusedError as again:
                 raise GenedgeError(f"TensorRT does not take the engine that it has just built: {again}") from None
-        check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
+        try:
+            check_ports(self._ports, engine.inputs, engine.outputs, self.info.variant)
+        except GenedgeError:
+            engine.close()
+            raise
         return engine
 
     def _deserialised(self, built: Engine) -> _Engine:
@@ -287,6 +298,16 @@ class _Engine:
 
     def __init__(self, cuda: Cuda, trt: Any, plan: bytes, settings: EngineSettings) -> None:
         self._trt, self._log = trt, Log(trt)
+        self._engine: Any = None
+        self._runtime: Any = None
+        try:
+            self._read(cuda, plan, settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, cuda: Cuda, plan: bytes, settings: EngineSettings) -> None:
+        trt = self._trt
         if not trt.init_libnvinfer_plugins(self._log.native, ""):  # 8.5 and 8.6 run instance norms as plugins
             raise GenedgeError(f"TensorRT's plugins do not load: {self._log.first_words()}")
         try:
@@ -369,6 +390,7 @@ class _Engine:
     def close(self) -> None:
         """Free the engine; its contexts are gone before."""
         self._engine = self._runtime = None
+        self._log.close()
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,20 @@ def test_frames_of_the_profile(version: str) -> None:
     assert built(version)["profiles"] == [{"frame": INPUTS["frame"]}]
 
 
+def test_where_there_is_one_shape_nothing_is_free_and_contexts_may_share_the_profile(version: str) -> None:
+    fixed = {"frame": ((1, 64, 64, 3),) * 3}
+    for inputs, wanted in ((fixed, (1, 64, 64, 3)), (INPUTS, (-1, -1, -1, 3))):
+        with fake(version, Gpu()) as trt:
+            log = Log(trt)
+            plan = build_plan(named_model(), inputs, "fp32", facts_of(version), PLAIN)
+            engine = trt.Runtime(log.native).deserialize_cuda_engine(plan)
+            assert engine.get_tensor_shape("frame") == wanted
+            contexts = [engine.create_execution_context() for _ in range(3)]
+            for context in contexts:
+                context.set_optimization_profile_async(0, 0)
+            log.close()
+
+
 @pytest.mark.parametrize(
     ("precision", "weak"),
     [("fp32", set()), ("fp16", {"FP16", "TF32"}), ("int8", {"FP16", "INT8", "TF32"})],
@@ -152,16 +166,6 @@ def test_an_input_that_nothing_is_said_of() -> None:
         build_plan(named_model(), {"code": ((1, 4),) * 3}, "fp32", facts_of("11.4"), PLAIN)
 
 
-def test_one_shape_is_fixed_in_the_network(version: str) -> None:
-    """Below 9 only an engine without free dimensions may be used by several contexts at once."""
-    gpu, one = Gpu(), ((1, 8, 8, 3),) * 3
-    with fake(version, gpu):
-        build_plan(named_model(), {"frame": one}, "fp32", facts_of(version), PLAIN)
-    assert gpu.builds[0]["inputs"] == {"frame": (1, 8, 8, 3)}
-    assert gpu.builds[0]["profiles"] == [{"frame": one}]
-    assert built(version)["inputs"] == {"frame": (-1, -1, -1, 3)}
-
-
 def test_the_builder_gives_nothing(version: str) -> None:
     log = [
         (
@@ -236,6 +240,7 @@ def test_too_little_memory_for_a_kernel_is_not_the_cause_of_every_failure() -> N
         assert log.out_of_memory
         log.native.log(trt.ILogger.ERROR, "Error Code 4: Internal Error (no profile)")
         assert not log.out_of_memory
+        log.close()
 
 
 def test_the_largest_allocation_is_told() -> None:
@@ -248,6 +253,21 @@ def test_the_largest_allocation_is_told() -> None:
             )
         log.native.log(trt.ILogger.WARNING, "insufficient memory on requested size of 60 detected for tactic 0x3c.")
         assert log.most_bytes_asked == 70
+        log.close()
+
+
+def test_one_logger_serves_the_process_and_each_log_hears_what_is_said_while_it_is_open() -> None:
+    """TensorRT's plugins keep the address of the logger that they were given."""
+    with fake("11.4") as trt:
+        one = Log(trt)
+        one.native.log(trt.ILogger.ERROR, "first")
+        one.close()
+        other = Log(trt)
+        assert other.native is one.native
+        other.native.log(trt.ILogger.INTERNAL_ERROR, "second")
+        other.close()
+        other.native.log(trt.ILogger.ERROR, "third")
+    assert (list(one.errors), list(other.errors)) == (["first"], ["second"])
 
 
 def test_the_library_finds_no_driver() -> None:
@@ -329,7 +349,7 @@ def test_places_in_the_source_are_left_out(said: str, shown: str) -> None:
 # --- the names that the code uses -------------------------------------------------------------------------------------
 
 #: what not every version has, and why asking for it is safe all the same
-GUARDED = {"OnnxParserFlag": "getattr"}
+GUARDED = {"OnnxParserFlag": "getattr", "PreviewFeature": "8.6 only"}
 
 
 def _module_names() -> set[str]:

@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,16 @@ from hypothesis import strategies as st
 import runtime.sessions.tensorrt as module
 from runtime.engines.cache import Engine
 from runtime.engines.facts import DeviceFacts
+from runtime.engines.log import Log
 from runtime.engines.settings import EngineSettings, Profile
 from runtime.errors import GenedgeError
-from runtime.frames import Frames
+from runtime.frames import Frame, Frames
 from runtime.manifest import Port
-from runtime.sessions.cuda import CudaError, OutOfGpuMemoryError, open_cuda
+from runtime.pipeline import run_pipeline
+from runtime.sessions.cuda import CudaError, OutOfGpuMemoryError, is_pinned, open_cuda
 from runtime.sessions.recurrent import Recurrence
 from runtime.sessions.tensorrt import TensorRtSession
+from runtime.tiles import TiledSession
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -74,7 +77,7 @@ class Machine:
 
     def plan(self, model: bytes, inputs: Mapping[str, Any], **head: Any) -> bytes:
         facts = {"version": self.trt.__version__, "sm": self.fake.sm, "any_version": False, "any_gpu": False}
-        facts |= {"shapes": inputs, "static": False, **head}
+        facts |= {"shapes": inputs, "static": False, "sharing": False, **head}
         return b"ftrt " + json.dumps(facts).encode() + b"\n" + model
 
     def _engine_for(
@@ -119,6 +122,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]
             session.close()
         gc.collect()
         assert made.gpu.held == {}
+        assert Log(made.trt).native.open[:-1] == [], "every log is closed"
 
 
 def results(session: TensorRtSession, frames: Frames) -> Frames:
@@ -261,6 +265,64 @@ def test_arrays_in_pinned_memory_are_not_copied_by_the_processor(machine: Any) -
     assert all((array == 7).all() for pinned in staged for array in pinned.values())
 
 
+def test_a_pipeline_and_tiles_use_arrays_that_need_no_copy(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, copied = machine(), list[tuple[int, ...]]()
+    session = made.open(in_flight=2)
+    original = module._Runner.start
+
+    def start(self: Any, slot: Any, frames: Frames, out: Frames, *rest: Any, **named: Any) -> Any:
+        copied.extend(array.shape for array in (frames, out) if not is_pinned(array))
+        return original(self, slot, frames, out, *rest, **named)
+
+    monkeypatch.setattr(module._Runner, "start", start)
+    frames = random_frames(9, 4, 6, 3)
+    sink = Sink()
+    run_pipeline(Source(frames), [session], sink)
+    np.testing.assert_array_equal(np.stack(sink.images), upscale(frames))
+    assert copied == [(1, 4, 6, 3)] * 9, "what a source gives lies anywhere, results do not"
+    copied.clear()
+    with TiledSession(session, 64, 64, 1) as tiled:
+        large = random_frames(1, 96, 150, 3)
+        np.testing.assert_array_equal(tiled.infer(large), upscale(large))
+    assert copied == []
+
+
+@dataclass(frozen=True)
+class Still:
+    image: Frame
+
+
+class Source:
+    def __init__(self, frames: Frames) -> None:
+        self._frames = iter(frames)
+
+    def read(self) -> Still | None:
+        frame = next(self._frames, None)
+        return None if frame is None else Still(frame)
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.images: list[Frame] = []
+
+    def write(self, frame: Still) -> None:
+        self.images.append(frame.image.copy())
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def test_where_no_memory_can_be_pinned_any_array_does(machine: Any) -> None:
+    made = machine()
+    session, frame = made.open(), random_frames(1, 4, 6, 3)
+    made.gpu.fail("cudaMallocHost", cudaError_t.cudaErrorMemoryAllocation)
+    out = session.new_array((1, 8, 12, 3))
+    assert not is_pinned(out)
+    assert made.gpu.last_error == cudaError_t.cudaSuccess
+    np.testing.assert_array_equal(session.infer(frame, out), upscale(frame))
+
+
 def test_wrong_arrays_are_refused_before_anything_is_asked_of_the_gpu(machine: Any) -> None:
     made = machine()
     session = made.open()
@@ -376,9 +438,10 @@ def test_where_one_context_only_may_use_the_engine_the_slots_share_it(machine: A
     assert made.gpu.count("cudaStreamBeginCapture") == 0
 
 
-def test_an_engine_without_free_dimensions_is_used_by_a_context_for_each_slot_everywhere(machine: Any) -> None:
+@pytest.mark.parametrize("built", ["static", "sharing"])
+def test_engines_as_they_are_built_are_used_by_a_context_for_each_slot_everywhere(machine: Any, built: str) -> None:
     made, shape = machine("8.6.0"), (1, 4, 6, 3)
-    made.plans = [made.plan(upscale_model(), {"frame": [shape] * 3}, static=True)]
+    made.plans = [made.plan(upscale_model(), {"frame": [shape] * 3}, **{built: True})]
     session, frames = made.open(in_flight=3), random_frames(7, *shape)
     np.testing.assert_array_equal(results(session, frames), np.stack([upscale(frame) for frame in frames]))
     assert (session.uses_graphs, session.notes) == (True, [])
