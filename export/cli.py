@@ -148,7 +148,7 @@ def _triton_options(build: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="frames of this size only; recurrent nets need it to compute several streams at once",
     )
-    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8)")
+    build.add_argument("--triton-batch", type=int, metavar="N", help="most frames at once (default: 8, of an engine 1)")
     build.add_argument(
         "--triton-plan", type=Path, metavar="FILE", help="TensorRT engine to serve instead of the ONNX file"
     )
@@ -325,7 +325,7 @@ def _build(options: argparse.Namespace) -> int:
         if built.engine is not None:
             print(built.engine, file=out)
         if triton is not None:
-            print(f"wrote {triton.folder / built.folder.name}  (serve it: docs/triton.md)", file=out)
+            print(f"wrote {triton.folder / built.folder.name}  (how to serve it: docs/triton.md)", file=out)
         results.append(built)
     if options.json:
         write_json(options.json, [_as_dict(built) for built in results])

@@ -31,26 +31,27 @@ TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "float16": "TYPE_FP16", 
 QUEUE_DELAY = 2000  # microseconds that a frame may wait for others to fill a batch: a tenth of a frame at 50 fps
 IDLE = 10_000_000  # microseconds without a frame after which the server forgets a stream's states
 STREAMS = 64  # streams whose states one instance keeps at a time
-MAX_BATCH = 1024
+USUAL_BATCH, MAX_BATCH = 8, 1024
 
 
 @dataclass(frozen=True)
 class TritonConfig:
     """What a server shall be told about a bundle.
 
-    ``folder`` is the model repository. ``batch`` is the most frames that are computed at once. ``size`` (height, width)
-    makes a model of that one frame size; without it, frames of any size that the bundle takes may come. ``plan`` is a
-    TensorRT engine of the bundle that was built for the server's GPU, which is served instead of the ONNX file.
+    ``folder`` is the model repository. ``batch`` is the most frames that are computed at once; None is 8, and 1 for an
+    engine, which takes no more than it was built for. ``size`` (height, width) makes a model of that one frame size;
+    without it, frames of any size that the bundle takes may come. ``plan`` is a TensorRT engine of the bundle that was
+    built for the server's GPU, which is served instead of the ONNX file.
     """
 
     folder: Path
-    batch: int = 8
+    batch: int | None = None
     size: tuple[int, int] | None = None
     plan: Path | None = None
 
     def check(self, name: str, *, force: bool) -> None:
         """Raise :class:`UsageError` for what can be told to be wrong before there is a bundle called ``name``."""
-        if not 1 <= self.batch <= MAX_BATCH:
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"a Triton batch has 1 to {MAX_BATCH} frames, not {self.batch}")
         if self.plan is not None and not self.plan.is_file():
             raise UsageError(f"{self.plan}: no such TensorRT engine")
@@ -89,7 +90,8 @@ def write_triton(bundle: Bundle, config: TritonConfig, *, force: bool = False) -
         file, (model, states) = "model.onnx", _served(bundle.read_model(variant), manifest)
         engine = {"backend": "onnxruntime", "optimization": {"execution_accelerators": _tensorrt(name, variant)}}
     shape = config.size or _golden_size(bundle)
-    content = {**_configuration(manifest, config.batch, states, shape), **engine, "default_model_filename": file}
+    batch = config.batch or (USUAL_BATCH if config.plan is None else 1)
+    content = {**_configuration(manifest, batch, states, shape), **engine, "default_model_filename": file}
     target = config.folder / name
     with new_folder(target) as folder:
         (folder / CONFIG_NAME).write_text(text_of(content), encoding="ascii")
@@ -291,6 +293,9 @@ def _served(data: bytes, manifest: Manifest) -> tuple[bytes, list[_State]]:
     for port in manifest.states:
         value = next(value for value in graph.input if value.name == port.name)
         value.name = names.fresh(f"{port.name}_kept")
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis and dim.dim_param:  # it is 1 in the first step, and TensorRT wants equal names to be equal sizes
+                dim.dim_param = f"{value.name}_side{axis}"
         added, initial = _initial_value(port, manifest, nodes[0].output[0], names)
         begins = names.fresh(f"{port.name}_begins")
         nodes += added

@@ -173,7 +173,7 @@ def test_build_writes_a_model_repository_as_well(
     arguments = ["build", str(weights), "-o", str(output), "--precision", "fp32", "--frames", str(pictures_folder)]
     arguments += ["--triton", str(models), "--triton-batch", "2", "--triton-size", "16x24"]
     assert run(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {models / 'net'}  (serve it: docs/triton.md)"
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {models / 'net'}  (how to serve it: docs/triton.md)"
     assert "max_batch_size: 2" in (models / "net" / "config.pbtxt").read_text()
     assert "dims: [16, 24, 3]" in (models / "net" / "config.pbtxt").read_text()
     assert (models / "net" / "1" / "model.onnx").is_file()

@@ -162,6 +162,9 @@ def test_a_plan_is_served_by_the_tensorrt_backend(bundle: Bundle, tmp_path: Path
     assert config.default_model_filename == "model.plan"
     assert config.max_batch_size == 4
     assert not config.HasField("optimization")
+    unsaid = model_config(written(bundle, tmp_path / "more", plan=plan)[0])
+    assert unsaid.max_batch_size == 1  # an engine takes no more frames than it was built for
+    assert [warm.batch_size for warm in unsaid.model_warmup] == [1]
 
 
 def test_one_size_is_written_into_model_and_configuration(bundle: Bundle, tmp_path: Path) -> None:
@@ -254,12 +257,16 @@ def float_recurrent_bundle(folder: Path) -> Bundle:
 
 def test_states_stay_in_the_server_and_begin_anew_with_each_stream(tmp_path: Path) -> None:
     bundle = float_recurrent_bundle(tmp_path / "b")
-    text, _ = written(bundle, tmp_path / "models")
+    text, model = written(bundle, tmp_path / "models")
     config = model_config(text)
     batching = config.sequence_batching
     assert config.max_batch_size == 1  # states of two sizes would come into one batch
     assert batching.WhichOneof("strategy_choice") == "oldest"
     assert batching.oldest.max_candidate_sequences == 64
+    sides = {port.name: port.shape for port in session_of(model).get_inputs()}
+    assert sides["frame"][:3] == ["n", "h", "w"]
+    assert sides["hidden_kept"][:2] == ["n", 3]
+    assert not {"h", "w"} & set(sides["hidden_kept"])  # they are 1 in the first step
     (control,) = batching.control_input
     assert control.name == "START"
     assert control.control[0].kind == 0  # CONTROL_SEQUENCE_START
