@@ -302,7 +302,6 @@ class _Builder(_Native):
             "flags": frozenset(config._flags),
             "strongly_typed": network._strongly_typed,
             "parser_flags": frozenset(network._parser_flags),
-            "inputs": {port.name: port.shape for port in network._inputs},
             "profiles": [dict(profile._shapes) for profile in config._profiles],
             "pools": {pool.name: size for pool, size in config._pools.items()},
             "optimization_level": config._values.get("builder_optimization_level"),

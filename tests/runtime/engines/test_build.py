@@ -166,16 +166,6 @@ def test_an_input_that_nothing_is_said_of() -> None:
         build_plan(named_model(), {"code": ((1, 4),) * 3}, "fp32", facts_of("11.4"), PLAIN)
 
 
-def test_one_shape_is_fixed_in_the_network(version: str) -> None:
-    """Below 9 only an engine without free dimensions may be used by several contexts at once."""
-    gpu, one = Gpu(), ((1, 8, 8, 3),) * 3
-    with fake(version, gpu):
-        build_plan(named_model(), {"frame": one}, "fp32", facts_of(version), PLAIN)
-    assert gpu.builds[0]["inputs"] == {"frame": (1, 8, 8, 3)}
-    assert gpu.builds[0]["profiles"] == [{"frame": one}]
-    assert built(version)["inputs"] == {"frame": (-1, -1, -1, 3)}
-
-
 def test_the_builder_gives_nothing(version: str) -> None:
     log = [
         (
@@ -266,7 +256,7 @@ def test_the_largest_allocation_is_told() -> None:
         log.close()
 
 
-def test_one_logger_serves_the_process_and_each_build_hears_its_own() -> None:
+def test_one_logger_serves_the_process_and_each_log_hears_what_is_said_while_it_is_open() -> None:
     """TensorRT's plugins keep the address of the logger that they were given."""
     with fake("11.4") as trt:
         one = Log(trt)
