@@ -2,6 +2,7 @@
 
 ``<key>.plan`` is TensorRT's plan, ``<key>.json`` says in readable form what it belongs to; the key is the sha256 of
 that. The plan is written first and the side file last, with the plan's sha256, so a plan without one was not finished.
+A plan that lies in a bundle is used only where this user has built it, since a plan can hold code.
 Whoever builds holds the folder's lock, which the system takes back from a process that dies: two engines that are
 built at the same time would also measure each other's disturbance.
 """
@@ -30,9 +31,9 @@ from runtime.manifest import MANIFEST_NAME
 BUILDER = 1  # raised with every change of build.py after which engines are others
 FOLDER = "engines"  # in a bundle, and in the user's cache
 LOCK = ".lock"
-HISTORY = "built.jsonl"  # in the user's cache: how long each engine took
+HISTORY = "built.jsonl"  # in the user's cache: the engines that were built here, and how long each took
 MOST_SIDE_BYTES = 1 << 16
-MOST_HISTORY_BYTES = 1 << 17  # about 600 engines
+MOST_HISTORY_BYTES = 1 << 18  # about 1,000 engines
 WAIT = 0.2  # seconds between two looks at a lock
 
 
@@ -160,7 +161,7 @@ def engine_for(
             reasons = (_kept(where, identity)[1] or _nearest(where, identity, facts) for where in places)
             why = next(filter(None, reasons), None)
         plan, seconds, notes = _build(model, inputs, identity, facts, settings, place, why, progress)
-        record = _remember(identity, facts, len(model), seconds)
+        record = _remember(identity, facts, len(model), seconds, plan)
         if place is not None:
             trouble = _keep(place, identity, plan, record)
         if trouble is not None:
@@ -228,9 +229,17 @@ def _kept(folder: Path, identity: Identity) -> tuple[bytes | None, str | None]:
         return None, f"{side_file.name} is damaged ({error})"
     except OSError as error:
         return None, f"the kept engine cannot be read ({error.strerror})"
-    if hashlib.sha256(plan).hexdigest() != side.get("plan_sha256"):
+    digest = hashlib.sha256(plan).hexdigest()
+    if digest != side.get("plan_sha256"):
         return None, f"the kept engine is damaged ({len(plan)} bytes with another sha256 than its side file says)"
+    # a plan can hold code, and a bundle comes from anywhere
+    if _of_a_bundle(folder) and not any(record.get("plan_sha256") == digest for record in _history()):
+        return None, "the engine came with the bundle and is none that this user has built"
     return plan, None
+
+
+def _of_a_bundle(folder: Path) -> bool:
+    return folder.name == FOLDER and (folder.parent / MANIFEST_NAME).exists()
 
 
 def _side(path: Path) -> dict[str, Any] | None:
@@ -288,8 +297,7 @@ def _nearest(folder: Path, identity: Identity, facts: DeviceFacts) -> str | None
     That is one of the same model, precision and shapes; in a bundle's own folder also one of another model.
     """
     wanted = identity.to_dict()
-    of_a_bundle = folder.name == FOLDER and (folder.parent / MANIFEST_NAME).exists()
-    same = {"variant", "precision", "inputs"} | (set() if of_a_bundle else {"model"})
+    same = {"variant", "precision", "inputs"} | (set() if _of_a_bundle(folder) else {"model"})
     nearest: tuple[int, str] | None = None
     with contextlib.suppress(OSError):
         for path in sorted(folder.glob("*.json")):
@@ -393,7 +401,7 @@ def _history() -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def _remember(identity: Identity, facts: DeviceFacts, model_bytes: int, seconds: float) -> dict[str, Any]:
+def _remember(identity: Identity, facts: DeviceFacts, model_bytes: int, seconds: float, plan: bytes) -> dict[str, Any]:
     """Append a build to the history, and give what was appended. One that cannot be written is no error."""
     record = {
         "tensorrt": facts.tensorrt,
@@ -403,6 +411,7 @@ def _remember(identity: Identity, facts: DeviceFacts, model_bytes: int, seconds:
         "precision": identity.precision,
         "model_bytes": model_bytes,
         "seconds": round(seconds, 3),
+        "plan_sha256": hashlib.sha256(plan).hexdigest(),
     }
     users = _users_folder()
     with contextlib.suppress(OSError):

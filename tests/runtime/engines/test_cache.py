@@ -114,6 +114,20 @@ def test_nothing_else_is_left_behind(gpu: Gpu, folder: Path) -> None:
     assert {path.suffix or path.name for path in folder.iterdir()} == {".plan", ".json", ".cache", ".lock"}
 
 
+def test_an_engine_that_came_with_a_bundle_is_not_run(gpu: Gpu, folder: Path, users: Path) -> None:
+    """A plan can hold code, and a bundle comes from anywhere."""
+    folder.mkdir(parents=True)
+    (folder.parent / "manifest.json").write_text("{}")
+    own = ask(folder)
+    assert ask(folder) == Engine(own.plan, None)
+    (users / cache.HISTORY).unlink()  # now it is another user's
+    said: list[str] = []
+    assert ask(folder, said).built_seconds is not None
+    assert said[0].startswith("the engine came with the bundle and is none that this user has built: rebuilding")
+    assert len(gpu.builds) == 2
+    assert ask(folder).built_seconds is None
+
+
 def test_the_folder_of_a_bundle_and_of_the_user(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_folder(Path("bundles/x")) == Path("bundles/x/engines")
     assert engine_folder() == users
