@@ -41,6 +41,7 @@ TURNED_LOW = 0.7
 # open for 16 frames in a second. Sides of that place as the net gets it, in pixels; a face may be a third of them.
 CLOSER_SIDES = (320, 640)
 CLOSER_LOW = 0.4  # score from which that is done: below are mostly none, and each place costs time
+CLOSER_MOST = 32  # pixels of a longer side in the finest normal look, from which only the mirror shows more
 MOST_CLOSER = 6  # such places; for more, the very passes that found them are repeated
 
 Heads = dict[str, NDArray[np.float32]]
@@ -178,6 +179,7 @@ def closer_looks(
     ``rows``: the faces of a frame of ``height`` x ``width``, each one of ``found`` by ``passes``. ``normal``: the
     passes of a normal search.
     """
+    finest = max(each.factor for each in normal)
     seen = [some for each, some in zip(passes, found, strict=True) if each in normal]
     known = np.concatenate([np.zeros((0, 15), np.float32), *seen])
     finder = {row.tobytes(): each for each, some in zip(passes, found, strict=True) for row in some}
@@ -186,6 +188,8 @@ def closer_looks(
     for row in rows:
         box, finding = Box(*map(float, row[:4])), finder[row.tobytes()]
         if row[14] < CLOSER_LOW or finding.turn is not None or finding in normal:
+            continue
+        if not finding.mirror and max(box.width, box.height) * finest >= CLOSER_MOST:
             continue
         if any(box.iou(Box(*map(float, other[:4]))) >= SAME for other in known):
             continue

@@ -453,7 +453,6 @@ def test_a_full_disk(stage, detectors, tmp_path: Path, output: str, size: str, c
         assert deid("-i", clip, "-o", disk / output, "--detector", detectors["yunet"], "--crf", 10) == 1
         assert "disk full" in capsys.readouterr().err
         left = sorted(path.name for path in disk.iterdir())
-        print(left)
         released = pictures(disk) if "%" in output else []
         if output == "d.mkv":
             assert left == ["d.mkv.partial"]
