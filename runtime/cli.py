@@ -181,8 +181,30 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument(
+        "--realtime", action="store_true", help="play a file at its own rate as a camera would: the newest frame wins"
+    )
+    parser.add_argument(
+        "--max-latency-ms",
+        type=count,
+        metavar="MS",
+        help="of live sources: drop frames that were captured longer ago than this when their turn comes",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def open_input_as_told(options: argparse.Namespace, rate: Fraction | None = None) -> Source:
+    """Open the INPUT as the ``options`` of :func:`video_options` say; ``rate``: frames a second, asked of a camera."""
+    from runtime.live.open import LiveOptions, open_input
+    from runtime.video.source import SourceOptions
+
+    max_latency = None if options.max_latency_ms is None else options.max_latency_ms / 1000
+    return open_input(
+        options.input,
+        SourceOptions(options.input_width, options.input_height, rate),
+        LiveOptions(options.realtime, max_latency),
+    )
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
@@ -244,16 +266,14 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
-    from runtime.video.source import SourceOptions, open_source
 
     check_sink(options.output, overwrite=options.overwrite)
     bundles = [open_bundle(place) for place in options.bundle]
     images = _images(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     controls = _controls(options, bundles)
-    wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
     with terminable(), ExitStack() as stack:
-        source = stack.enter_context(open_source(options.input, options=wishes))
+        source = stack.enter_context(open_input_as_told(options, options.input_rate))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
         stages = []
@@ -379,6 +399,7 @@ def run_told(
             max_frames=options.max_frames,
             on_report=reports.append,
             begins=begins,
+            newest=source.info.live,
         )
         outcome = "complete"
     except KeyboardInterrupt:
@@ -392,6 +413,18 @@ def run_told(
             say(f"warning: {warning}")
         if reports:
             tell(reports[0], outcome, error)
+
+
+def say_latency(report: PipelineReport) -> None:
+    """What a live run's frames took, and what it left out; nothing for files."""
+    capture = report.latency.get("capture")
+    if report.dropped and not report.frames:
+        say(f"warning: all {report.dropped} frames were older than --max-latency-ms when their turn came")
+    if capture is not None:
+        say(
+            f"from capture to output: p50 {capture.p50_ms:.0f} ms, p95 {capture.p95_ms:.0f} ms, "
+            f"p99 {capture.p99_ms:.0f} ms; {report.dropped} frames dropped for newer ones"
+        )
 
 
 class _Job:
@@ -429,6 +462,7 @@ class _Job:
                 f"{report.fps:.1f} fps, "
                 f"peak memory {report.peak_rss_bytes / MIB:.0f} MiB"
             )
+        say_latency(report)
         if self.options.json:
             write_json(self.options.json, self._as_dict(report, outcome, error))
 

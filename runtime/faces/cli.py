@@ -7,7 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import count, engine_options, json_option, run_told, say, terminable, video_options
+from runtime.cli import (
+    count,
+    engine_options,
+    json_option,
+    open_input_as_told,
+    run_told,
+    say,
+    say_latency,
+    terminable,
+    video_options,
+)
 from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError
 from runtime.faces import METHODS
 from runtime.report import write_json
@@ -119,7 +129,6 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
-    from runtime.video.source import SourceOptions, open_source
 
     check_sink(options.output, overwrite=options.overwrite)
     _check_beside(options)
@@ -130,8 +139,7 @@ def deid(options: argparse.Namespace) -> int:
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     _no_core_dumps()
     with terminable(), ExitStack() as stack:
-        wishes = SourceOptions(options.input_width, options.input_height)
-        raw = stack.enter_context(open_source(options.input, options=wishes))
+        raw = stack.enter_context(open_input_as_told(options))
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
@@ -278,6 +286,7 @@ class _Job:
                 f"({counts.kinds['held']} held, {counts.kinds['filled']} filled, "
                 f"{counts.kinds['interpolated']} interpolated), {sum(counts.fallbacks.values())} by solid instead"
             )
+        say_latency(report)
         if uncertain:
             where = f": see {self.options.review}" if self.options.review else ": --review FILE shows them"
             say(f"{uncertain} tracks are not certain{where}")
@@ -317,6 +326,7 @@ class _Job:
             "tracks": [dataclasses.asdict(track) for track in self.source.guard.tracks],
             "seconds": report.seconds,
             "fps": report.fps,
+            "dropped": report.dropped,
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],

@@ -145,6 +145,14 @@ class DeidentifiedSource(Source):
                     return None
                 self._advance()
 
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Frames that the source left out, before anybody looked for faces in them."""
+        return self._source.dropped
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
+
     def close(self) -> None:
         self._engines.close()
         self._held.clear()

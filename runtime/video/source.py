@@ -63,7 +63,8 @@ class VideoFrame:
     ``image``: uint8 (H, W, 3) BGR, C-contiguous, writable, owned by whoever received the frame.
     ``pts``: seconds since the source's first frame, exact. ``index``: counts frames from 0.
     ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
-    missing between the frame before and this one.
+    missing between the frame before and this one. ``captured``: when a live source took it, in seconds of
+    ``time.monotonic()``; None for files.
     """
 
     image: Frame
@@ -71,6 +72,7 @@ class VideoFrame:
     index: int
     duration: Fraction | None = None
     gap: bool = False
+    captured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,13 @@ class SourceOptions:
 class Source(ABC):
     """Gives frames one after the other, to one thread. A context manager.
 
-    ``warnings`` collects sentences about what was mended on the way; read it at the end.
+    ``warnings`` collects sentences about what was mended on the way; read it at the end. ``dropped``: frames that a
+    live source has left out.
     """
 
     info: SourceInfo
     warnings: list[str]
+    dropped: int = 0
 
     @abstractmethod
     def read(self) -> VideoFrame | None:
@@ -143,6 +147,9 @@ class Source(ABC):
         Raises ``SourceTimeoutError`` (no frame in time), ``EndedEarlyError`` (the source broke off; all frames before
         were given) or ``VideoError``.
         """
+
+    def interrupt(self) -> None:  # noqa: B027 - a file never waits for long
+        """Called from any thread: a ``read`` that waits for a live source soon gives None, as do all later ones."""
 
     @abstractmethod
     def close(self) -> None:
@@ -221,6 +228,32 @@ class Timestamps:
                 pts = self._last + min(self.time_base, self.frame_duration)
         self._last = pts
         return pts
+
+
+class ArrivalClock:
+    """When the frames of a live stream were taken, as far as this machine can tell.
+
+    The stream's own times are laid onto the local clock by the packet that came soonest after its time: every other one
+    has waited as much longer, at the server, in the network, or here. What all of them waited cannot be seen.
+    """
+
+    DRIFT = 1e-4  # by so much may the sender's clock be slower than ours, which is no waiting; crystals are within 5e-5
+
+    def __init__(self) -> None:
+        self._zero: float | None = None  # local time of the stream's time 0
+        self._noted = 0.0
+        self._last = 0.0
+
+    def note(self, time: float, now: float) -> None:
+        """A packet with ``time``, seconds on the stream's clock, has come at ``now``, seconds on ours."""
+        zero = now - time
+        if self._zero is not None and time > self._last - _CLOCK_JUMP:
+            zero = min(zero, self._zero + self.DRIFT * (now - self._noted))
+        self._zero, self._noted, self._last = zero, now, time
+
+    def captured(self, time: float | None, now: float) -> float:
+        """Seconds on our clock at which the frame of ``time`` was taken: never later than ``now``."""
+        return now if time is None or self._zero is None else min(now, self._zero + time)
 
 
 # --- orientation ----------------------------------------------------------------------------------------------------
@@ -368,7 +401,9 @@ class FileSource(Source):
         self._container = _open_container(uri, options)
         try:
             self._stream = _video_stream(self._container, uri.text)
-            self._stream.thread_type = "AUTO"
+            live = path is None and not self._container.duration
+            self._arrivals = ArrivalClock() if live else None
+            self._stream.thread_type = "SLICE" if live else "AUTO"  # a frame for each thread is that many frames late
             self._stream.codec_context.thread_count = options.threads
             self._decoded = self._with_next()
             try:
@@ -389,7 +424,6 @@ class FileSource(Source):
             width, height = self._orientation.size(first.width, first.height)
             aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
             ticks = _ticks_of(first)
-            live = path is None and not self._container.duration
             self._expected = int(stream.frames or 0)
             self.info = SourceInfo(
                 uri=uri.text,
@@ -449,7 +483,13 @@ class FileSource(Source):
         index = self._given
         self._given += 1
         self._end = pts + duration
-        return VideoFrame(image, pts, index, duration, gap)
+        captured = None
+        if self._arrivals is not None:
+            ticks = _ticks_of(frame)
+            captured = self._arrivals.captured(
+                None if ticks is None else float(ticks * self.info.time_base), time.monotonic()
+            )
+        return VideoFrame(image, pts, index, duration, gap, captured)
 
     def _duration_of(self, frame: Any, following: Any) -> Fraction:
         """Seconds until the next frame, or the end of the video. What the file says of one frame is the distance to
@@ -508,6 +548,8 @@ class FileSource(Source):
             if packet.is_corrupt and self._on_disk and _knows_its_length(self._container):
                 reason = "the file ends in the middle of a frame"
                 break
+            if self._arrivals is not None and packet.pts is not None:
+                self._arrivals.note(float(packet.pts * packet.time_base), time.monotonic())
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -656,9 +698,11 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 class CameraSource(Source):
-    """A camera by index or device path, through OpenCV. ``pts`` is the time of arrival on the monotonic clock."""
+    """A camera by index or device path, through OpenCV. ``pts`` is the time of capture on the monotonic clock: the
+    driver's own where it tells one, else that of arrival."""
 
     TICKS = 90_000  # ticks a second; the usual clock of video
+    OLDEST = 2.0  # seconds; a driver's time that is further back, or to come, is on another clock
 
     def __init__(self, uri: SourceUri, options: SourceOptions) -> None:
         import cv2
@@ -691,7 +735,7 @@ class CameraSource(Source):
             for key, wish in wishes:
                 if wish:
                     self._capture.set(key, float(wish))
-            self._first: tuple[int, Frame] | None = self._grab()
+            self._first: tuple[float, Frame] | None = self._grab()
         except BaseException:
             self._capture.release()
             raise
@@ -709,14 +753,18 @@ class CameraSource(Source):
             uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, self.TICKS), live=True
         )
 
-    def _grab(self) -> tuple[int, Frame]:
-        """(arrival in ticks of the monotonic clock, image)."""
+    def _grab(self) -> tuple[float, Frame]:
+        """(capture in seconds of the monotonic clock, image)."""
+        import cv2
+
         began = time.monotonic()
         with _quiet_opencv():
             good, image = self._capture.read()
         if good and image is not None:
-            now = time.monotonic_ns() * self.TICKS // 1_000_000_000
-            return now, np.ascontiguousarray(image, dtype=np.uint8)
+            now = time.monotonic()
+            stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000 if sys.platform.startswith("linux") else 0.0
+            captured = stamp if now - self.OLDEST < stamp <= now else now
+            return captured, np.ascontiguousarray(image, dtype=np.uint8)
         if sys.platform.startswith("linux") and not self._device.exists():
             raise VideoError(f"the camera {self._name} is gone: was it unplugged?")
         waited = time.monotonic() - began
@@ -725,13 +773,13 @@ class CameraSource(Source):
         raise VideoError(f"the camera {self._name} gives no frames: is another program using it?")
 
     def read(self) -> VideoFrame | None:
-        now, image = self._first or self._grab()
+        captured, image = self._first or self._grab()
         self._first = None
         if image.shape[:2] != (self.info.height, self.info.width):
             raise VideoError(f"the camera {self._name} changed its frame size to {image.shape[1]}x{image.shape[0]}")
-        self._last = max(now - self._epoch, self._last + 1)
+        self._last = max(round((captured - self._epoch) * self.TICKS), self._last + 1)
         self._index += 1
-        return VideoFrame(image, Fraction(self._last, self.TICKS), self._index - 1)
+        return VideoFrame(image, Fraction(self._last, self.TICKS), self._index - 1, captured=captured)
 
     def close(self) -> None:
         self._first = None

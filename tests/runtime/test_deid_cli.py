@@ -199,3 +199,13 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(clip, tmp_path, argument
     assert words in said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_live_frames_are_dropped_before_they_are_searched(clip: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "d.mkv", tmp_path / "r.json"
+    assert deid("-i", clip, "-o", out, "--method", "solid", "--realtime", "--json", report) == 0
+    told = json.loads(report.read_text())
+    assert told["guard"]["lookahead"] == 0
+    assert told["frames"] + told["dropped"] == len(decoded(clip))
+    assert told["frames"] == len(decoded(out))  # every frame that was searched has left, with its own verdict
+    assert told["latency"]["capture"]["count"] == told["frames"]
