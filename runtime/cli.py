@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
@@ -190,6 +191,28 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="of live sources: drop frames that were captured longer ago than this when their turn comes",
     )
+    parser.add_argument(
+        "--reconnect",
+        type=count,
+        default=60,
+        metavar="S",
+        help="seconds for which a camera or stream that is lost is tried again; 0: never (default: 60)",
+    )
+    parser.add_argument(
+        "--input-timeout",
+        type=_seconds,
+        metavar="S",
+        help="silence after which a stream counts as lost (default: 2.5 for RTSP and the like, else 10)",
+    )
+    parser.add_argument(
+        "--input-option",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="option of FFmpeg's reader, such as rtsp_transport=udp (default: tcp) or analyzeduration=5000000 "
+        "(microseconds that it looks at a stream first; default: 500000 for RTSP and the like)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
@@ -202,8 +225,14 @@ def open_input_as_told(options: argparse.Namespace, rate: Fraction | None = None
     max_latency = None if options.max_latency_ms is None else options.max_latency_ms / 1000
     return open_input(
         options.input,
-        SourceOptions(options.input_width, options.input_height, rate),
-        LiveOptions(options.realtime, max_latency),
+        SourceOptions(
+            options.input_width,
+            options.input_height,
+            rate,
+            silence=options.input_timeout,
+            ffmpeg=tuple(options.input_option),
+        ),
+        LiveOptions(options.realtime, max_latency, options.reconnect, _say_between),
     )
 
 
@@ -237,6 +266,16 @@ def _assignment(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, for example style=2")
     return name, value
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time from 0.1 to 3600 seconds")
+    return seconds
 
 
 def _rate(text: str) -> Fraction:
@@ -506,6 +545,7 @@ class _Job:
                 )
             ],
             **report.to_dict(),
+            "gaps": [asdict(gap) for gap in self.source.gaps],
             "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }

@@ -327,6 +327,7 @@ class _Job:
             "seconds": report.seconds,
             "fps": report.fps,
             "dropped": report.dropped,
+            "gaps": [dataclasses.asdict(gap) for gap in self.source.gaps],
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],

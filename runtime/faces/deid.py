@@ -104,7 +104,7 @@ class DeidentifiedSource(Source):
         observer: Observer | None = None,
     ) -> None:
         self.info = source.info
-        self.warnings = source.warnings
+        self.warnings, self.gaps = source.warnings, source.gaps
         self.settings = settings or DeidSettings()
         self.guard = Guard(self.settings.guard)
         self.counts = DeidCounts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 
 from runtime.video.source import Source, VideoFrame
 
@@ -22,7 +23,8 @@ class NewestSource(Source):
         max_latency: seconds; a frame that is older than this when it is asked for is dropped too. Frames that do not
             say when they were ``captured`` never are.
         at_once: start reading now, so that a camera's or network's buffers never hold old frames; else with the first
-            ``read``. What comes before the first ``read`` is not counted.
+            ``read``. What comes before the first ``read`` is not counted, and the times begin with the frame that it
+            gives.
         clock: seconds, as ``VideoFrame.captured``.
     """
 
@@ -35,11 +37,12 @@ class NewestSource(Source):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.info = source.info
-        self.warnings = source.warnings
+        self.warnings, self.gaps = source.warnings, source.gaps
         self.dropped = self.late = 0
         self._source, self._max_latency, self._clock = source, max_latency, clock
         self._changed = threading.Condition()
         self._latest: VideoFrame | None = None
+        self._zero = None if at_once else Fraction(0)  # what is taken off the times, seconds
         self._gap = False  # in front of a frame that was dropped
         self._asked = self._ended = self._interrupted = False
         self._error: Exception | None = None
@@ -64,6 +67,9 @@ class NewestSource(Source):
                     return None
                 frame.gap, self._gap = frame.gap or self._gap, False
                 if not self._is_late(frame):
+                    if self._zero is None:
+                        self._zero = frame.pts
+                    frame.pts -= self._zero
                     return frame
                 self.dropped, self.late, self._gap = self.dropped + 1, self.late + 1, frame.gap
 

@@ -18,7 +18,7 @@ class PacedSource(Source):
 
     def __init__(self, source: Source) -> None:
         self.info = dataclasses.replace(source.info, live=True, frame_count=None)
-        self.warnings = source.warnings
+        self.warnings, self.gaps = source.warnings, source.gaps
         self._source = source
         self._zero: float | None = None  # monotonic time at which pts 0 was due
         self._interrupted = threading.Event()

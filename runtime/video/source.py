@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,10 +44,15 @@ SWS_OF_MATRIX = {
     MATRIX_BT2020: 9,
     MATRIX_BT2020_CL: 9,
 }
+_LOW_DELAY = 0x80000  # AV_CODEC_FLAG_LOW_DELAY: no frame waits in the decoder for one that might come before it
 # bilinear + accurate rounding + chroma interpolated to full resolution: a flat colour comes back within 1 level;
 # without the two flags it is 3 to 5 levels off (measured over 10 colours, 3 matrices, 2 ranges), for 2 ms less at 720p
 SWS_FLAGS = 0x2 | 0x40000 | 0x2000
 
+SILENCE = 2.5  # seconds after which a stream that is live by its nature counts as lost
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "srt")
+_UNTIMED = ("mpjpeg", "mjpeg")  # formats without times: FFmpeg makes them up, 25 frames a second
+_TICKS = 90_000  # ticks a second; the usual clock of video
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art, not video
 _CLOCK_JUMP = Fraction(1)  # a step back by more than a second is a restarted clock, not a jitter
 
@@ -73,6 +78,19 @@ class VideoFrame:
     duration: Fraction | None = None
     gap: bool = False
     captured: float | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time without frames of a live source that was lost and came back.
+
+    ``after``: frames before it. ``pts``: time of the last of them, seconds. ``seconds``: how long. ``reason``: why.
+    """
+
+    after: int
+    pts: float
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -118,27 +136,31 @@ class SourceOptions:
     """Wishes for a source. Each is used only where it means something.
 
     ``width``, ``height`` (pixels), ``rate`` (frames a second): what a camera is asked for; ``rate`` is also the rate
-    of a sequence of pictures. ``timeout``: seconds that a camera or a stream may stay silent.
-    ``threads``: decoder threads, 0 = as many as there are cores.
+    of a sequence of pictures. ``timeout``: seconds that a camera or a stream may stay silent. ``silence``: the same
+    for a stream once it is open; None: 2.5 for those that are live by nature, RTSP and the like, else ``timeout``.
+    ``threads``: decoder threads, 0 = as many as there are cores. ``ffmpeg``: names and values of FFmpeg's options.
     """
 
     width: int | None = None
     height: int | None = None
     rate: Fraction | None = None
     timeout: float = 10.0
+    silence: float | None = None
     threads: int = 0
+    ffmpeg: tuple[tuple[str, str], ...] = ()
 
 
 class Source(ABC):
     """Gives frames one after the other, to one thread. A context manager.
 
     ``warnings`` collects sentences about what was mended on the way; read it at the end. ``dropped``: frames that a
-    live source has left out.
+    live source has left out. ``gaps``: where a live source was lost and came back; grows while it runs.
     """
 
     info: SourceInfo
     warnings: list[str]
     dropped: int = 0
+    gaps: Sequence[Gap] = ()
 
     @abstractmethod
     def read(self) -> VideoFrame | None:
@@ -401,9 +423,13 @@ class FileSource(Source):
         self._container = _open_container(uri, options)
         try:
             self._stream = _video_stream(self._container, uri.text)
-            live = path is None and not self._container.duration
+            # a stream of unknown length, and not a picture
+            live = not (path or self._container.duration or self._container.format.name.endswith("_pipe"))
             self._arrivals = ArrivalClock() if live else None
+            self._untimed = live and self._container.format.name in _UNTIMED
             self._stream.thread_type = "SLICE" if live else "AUTO"  # a frame for each thread is that many frames late
+            if live:
+                self._stream.codec_context.flags |= _LOW_DELAY
             self._stream.codec_context.thread_count = options.threads
             self._decoded = self._with_next()
             try:
@@ -548,7 +574,7 @@ class FileSource(Source):
             if packet.is_corrupt and self._on_disk and _knows_its_length(self._container):
                 reason = "the file ends in the middle of a frame"
                 break
-            if self._arrivals is not None and packet.pts is not None:
+            if self._arrivals is not None and packet.pts is not None and not self._untimed:
                 self._arrivals.note(float(packet.pts * packet.time_base), time.monotonic())
             try:
                 frames = packet.decode()
@@ -559,6 +585,8 @@ class FileSource(Source):
                 continue  # before the first key frame, or a lossy network: go on
             for frame in frames:
                 decoded_any = True
+                if self._untimed:
+                    frame.pts, frame.time_base = round(time.monotonic() * _TICKS), Fraction(1, _TICKS)
                 yield frame
         try:
             for frame in stream.codec_context.decode(None):
@@ -623,11 +651,14 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
             raise VideoError(f"{uri.text} does not exist")
         if path.is_file() and path.stat().st_size == 0:
             raise VideoError(f"{uri.text} is empty (0 bytes)")
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"options": dict(options.ffmpeg)}
     else:
-        settings = {"timeout": options.timeout}
-        if uri.text.startswith("rtsp"):
-            settings["options"] = {"rtsp_transport": "tcp"}
+        scheme = uri.text.split(":")[0].lower()
+        silence = options.silence or (SILENCE if scheme in _LIVE_SCHEMES else options.timeout)
+        # half a second of a live stream tells enough of it: FFmpeg takes up to five
+        usual = {"rtsp_transport": "tcp"} if scheme == "rtsp" else {}
+        usual |= {"analyzeduration": "500000"} if scheme in _LIVE_SCHEMES else {}
+        settings = {"timeout": (options.timeout, silence), "options": {**usual, **dict(options.ffmpeg)}}
     try:
         return av.open(uri.target, metadata_errors="replace", **settings)
     except av.FFmpegError as error:
@@ -701,7 +732,6 @@ class CameraSource(Source):
     """A camera by index or device path, through OpenCV. ``pts`` is the time of capture on the monotonic clock: the
     driver's own where it tells one, else that of arrival."""
 
-    TICKS = 90_000  # ticks a second; the usual clock of video
     OLDEST = 2.0  # seconds; a driver's time that is further back, or to come, is on another clock
 
     def __init__(self, uri: SourceUri, options: SourceOptions) -> None:
@@ -750,7 +780,7 @@ class CameraSource(Source):
                 f"{uri.text} gives {width}x{height}, not the {options.width}x{options.height} that was asked for"
             )
         self.info = SourceInfo(
-            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, self.TICKS), live=True
+            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, _TICKS), live=True
         )
 
     def _grab(self) -> tuple[float, Frame]:
@@ -777,9 +807,9 @@ class CameraSource(Source):
         self._first = None
         if image.shape[:2] != (self.info.height, self.info.width):
             raise VideoError(f"the camera {self._name} changed its frame size to {image.shape[1]}x{image.shape[0]}")
-        self._last = max(round((captured - self._epoch) * self.TICKS), self._last + 1)
+        self._last = max(round((captured - self._epoch) * _TICKS), self._last + 1)
         self._index += 1
-        return VideoFrame(image, Fraction(self._last, self.TICKS), self._index - 1, captured=captured)
+        return VideoFrame(image, Fraction(self._last, _TICKS), self._index - 1, captured=captured)
 
     def close(self) -> None:
         self._first = None

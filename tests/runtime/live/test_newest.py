@@ -62,12 +62,14 @@ def test_frames_between_two_reads_are_dropped_and_counted() -> None:
         for _ in range(3):
             camera.shoot()
         camera.settle()
-        assert source.read().index == 2
+        first = source.read()
+        assert (first.index, first.pts) == (2, 0)
         assert source.dropped == 0  # nobody had asked yet
         for _ in range(5):
             camera.shoot()
         camera.settle()
-        assert source.read().index == 7
+        frame = source.read()
+        assert (frame.index, frame.pts) == (7, Fraction(5, 30))
         assert (source.dropped, source.late) == (4, 0)
     assert camera.closed.wait(5)
 
