@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--input",
         required=True,
         metavar="INPUT",
-        help="clip.mp4, folder/, frames_%%06d.png, photo.png, 0, /dev/video0, rtsp://…",
+        help="clip.mp4, folder/, frames_%%06d.png, photo.png, 0, /dev/video0, rtsp://…, http://…, csi://0, "
+        "gst:PIPELINE, - (a video on standard input)",
     )
     running.add_argument(
         "-o",
@@ -134,9 +135,6 @@ def _parser() -> argparse.ArgumentParser:
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
-    running.add_argument(
-        "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
-    )
     video_options(running)
     json_option(running)
     running.set_defaults(verb=_run)
@@ -183,6 +181,10 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument(
+        "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
+    )
+    parser.add_argument("--input-codec", type=_fourcc, metavar="XXXX", help="asked of a camera, such as MJPG or YUYV")
+    parser.add_argument(
         "--realtime", action="store_true", help="play a file at its own rate as a camera would: the newest frame wins"
     )
     parser.add_argument(
@@ -217,23 +219,27 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def open_input_as_told(options: argparse.Namespace, rate: Fraction | None = None) -> Source:
-    """Open the INPUT as the ``options`` of :func:`video_options` say; ``rate``: frames a second, asked of a camera."""
+def open_input_as_told(options: argparse.Namespace) -> Source:
+    """Open the INPUT as the ``options`` of :func:`video_options` say. What a live source gives is said."""
     from runtime.live.open import LiveOptions, open_input
     from runtime.video.source import SourceOptions
 
     max_latency = None if options.max_latency_ms is None else options.max_latency_ms / 1000
-    return open_input(
+    source = open_input(
         options.input,
         SourceOptions(
             options.input_width,
             options.input_height,
-            rate,
+            options.input_rate,
             silence=options.input_timeout,
             ffmpeg=tuple(options.input_option),
+            fourcc=options.input_codec,
         ),
         LiveOptions(options.realtime, max_latency, options.reconnect, _say_between),
     )
+    if source.info.live:
+        say(f"{source.info.uri}: {source.info.told}; the newest frame wins")
+    return source
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +272,12 @@ def _assignment(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, for example style=2")
     return name, value
+
+
+def _fourcc(text: str) -> str:
+    if len(text) != 4 or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is no code of four letters such as MJPG")
+    return text.upper()
 
 
 def _seconds(text: str) -> float:
@@ -312,7 +324,7 @@ def _run(options: argparse.Namespace) -> int:
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     controls = _controls(options, bundles)
     with terminable(), ExitStack() as stack:
-        source = stack.enter_context(open_input_as_told(options, options.input_rate))
+        source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
         stages = []

@@ -33,7 +33,7 @@ class LiveOptions:
 def open_input(text: str, options: SourceOptions, live: LiveOptions) -> Source:
     """Open INPUT ``text`` as :func:`runtime.video.source.open_source` does, with the policy that fits its kind."""
     begin = time.monotonic()
-    source = open_source(text, options=options)
+    source = open_source(text, options=dataclasses.replace(options, ahead=not live.realtime))
     if source.info.live:
         if live.reconnect:
             timeout = min(options.timeout, max(QUICK, 2 * (time.monotonic() - begin)))

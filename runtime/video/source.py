@@ -1,4 +1,4 @@
-"""Where frames come from: video files and streams (PyAV), cameras and pictures (OpenCV).
+"""Where frames come from: video files, streams and pipes (PyAV), cameras, GStreamer and pictures (OpenCV).
 
 Every source gives ``VideoFrame``s: the picture as ``uint8 (H, W, 3) BGR``, upright, in full range, and its
 exact time. End of stream (``None``), a source that stays silent (``SourceTimeoutError``) and a source that breaks
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
@@ -51,6 +52,7 @@ SWS_FLAGS = 0x2 | 0x40000 | 0x2000
 
 SILENCE = 2.5  # seconds after which a stream that is live by its nature counts as lost
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "srt")
+_PIPED = " (an MP4 can be read from a pipe if its index is in front: ffmpeg -movflags faststart, or frag_keyframe)"
 _UNTIMED = ("mpjpeg", "mjpeg")  # formats without times: FFmpeg makes them up, 25 frames a second
 _TICKS = 90_000  # ticks a second; the usual clock of video
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art, not video
@@ -130,15 +132,22 @@ class SourceInfo:
     color: ColorInfo | None = None
     audio: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """Size, rate and codec in words."""
+        return _said(self.width, self.height, self.rate, self.codec)
+
 
 @dataclass(frozen=True)
 class SourceOptions:
     """Wishes for a source. Each is used only where it means something.
 
-    ``width``, ``height`` (pixels), ``rate`` (frames a second): what a camera is asked for; ``rate`` is also the rate
-    of a sequence of pictures. ``timeout``: seconds that a camera or a stream may stay silent. ``silence``: the same
-    for a stream once it is open; None: 2.5 for those that are live by nature, RTSP and the like, else ``timeout``.
+    ``width``, ``height`` (pixels), ``rate`` (frames a second), ``fourcc`` (four letters, such as MJPG): what a camera
+    is asked for; ``rate`` is also the rate of a sequence of pictures. ``timeout``: seconds that a camera or a stream
+    may stay silent. ``silence``: the same once it is open; None: 2.5 for streams that are live by nature, RTSP and the
+    like, else ``timeout``.
     ``threads``: decoder threads, 0 = as many as there are cores. ``ffmpeg``: names and values of FFmpeg's options.
+    ``ahead``: read a file one frame ahead, and so know how long each is shown.
     """
 
     width: int | None = None
@@ -148,6 +157,8 @@ class SourceOptions:
     silence: float | None = None
     threads: int = 0
     ffmpeg: tuple[tuple[str, str], ...] = ()
+    fourcc: str | None = None
+    ahead: bool = True
 
 
 class Source(ABC):
@@ -199,12 +210,11 @@ def open_source(text: str, *, options: SourceOptions | None = None) -> Source:
     options = options or SourceOptions()
     if uri.kind is SourceKind.CAMERA:
         return CameraSource(uri, options)
+    if uri.kind in (SourceKind.CSI, SourceKind.GSTREAMER):
+        return GStreamerSource(uri, options)
     if uri.kind in (SourceKind.PATTERN, SourceKind.FOLDER, SourceKind.PICTURE):
         return ImageSource(uri, options)
-    if uri.kind in (SourceKind.FILE, SourceKind.NETWORK):
-        return FileSource(uri, options)
-    what = "CSI cameras" if uri.kind is SourceKind.CSI else "GStreamer pipelines"
-    raise UsageError(f"{text}: {what} are not supported yet: use a USB camera (/dev/video0), rtsp:// or a file")
+    return FileSource(uri, options)
 
 
 # --- timestamps -----------------------------------------------------------------------------------------------------
@@ -402,7 +412,7 @@ class _BrokeOffError(Exception):
 
 
 class FileSource(Source):
-    """A video file or network stream, decoded by PyAV.
+    """A video file, network stream or standard input, decoded by PyAV.
 
     Phones' rotation is applied, colours follow the stream's matrix and range, 10-bit video becomes 8-bit,
     variable frame rate is kept. Frames that change size on the way are scaled to the opening size.
@@ -419,12 +429,13 @@ class FileSource(Source):
         self._resized = 0
         self._end = Fraction(0)  # seconds at which the last frame given ends
         path = uri.path if uri.kind is SourceKind.FILE else None
-        self._on_disk = path is not None
+        self._is_file = uri.kind is not SourceKind.NETWORK
+        self._ahead = self._is_file and options.ahead
         self._container = _open_container(uri, options)
         try:
             self._stream = _video_stream(self._container, uri.text)
             # a stream of unknown length, and not a picture
-            live = not (path or self._container.duration or self._container.format.name.endswith("_pipe"))
+            live = not (self._is_file or self._container.duration or self._container.format.name.endswith("_pipe"))
             self._arrivals = ArrivalClock() if live else None
             self._untimed = live and self._container.format.name in _UNTIMED
             self._stream.thread_type = "SLICE" if live else "AUTO"  # a frame for each thread is that many frames late
@@ -435,7 +446,8 @@ class FileSource(Source):
             try:
                 first, following = next(self._decoded, (None, None))
             except _BrokeOffError as error:
-                raise VideoError(f"{uri.text}: no video frame can be decoded: {error}") from None
+                piped = uri.kind is SourceKind.STDIN and "mp4" in self._container.format.name
+                raise VideoError(f"{uri.text}: no video frame can be decoded: {error}{_PIPED * piped}") from None
             if first is None:
                 raise VideoError(f"{uri.text} holds no video frame")
             self._first: Any = first
@@ -540,7 +552,7 @@ class FileSource(Source):
         held: Any = None
         try:
             for frame in self._decode():
-                if not self._on_disk:
+                if not self._ahead:
                     yield frame, None
                     continue
                 if held is not None:
@@ -571,7 +583,7 @@ class FileSource(Source):
                 break
             if packet is None or packet.size == 0:  # the empty packet marks the end
                 break
-            if packet.is_corrupt and self._on_disk and _knows_its_length(self._container):
+            if packet.is_corrupt and self._is_file and _knows_its_length(self._container):
                 reason = "the file ends in the middle of a frame"
                 break
             if self._arrivals is not None and packet.pts is not None and not self._untimed:
@@ -579,7 +591,7 @@ class FileSource(Source):
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                if decoded_any and self._on_disk:
+                if decoded_any and self._is_file:
                     reason = _words(error)
                     break
                 continue  # before the first key frame, or a lossy network: go on
@@ -652,6 +664,10 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
         if path.is_file() and path.stat().st_size == 0:
             raise VideoError(f"{uri.text} is empty (0 bytes)")
         settings: dict[str, Any] = {"options": dict(options.ffmpeg)}
+    elif uri.kind is SourceKind.STDIN:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise UsageError("standard input is a terminal: pipe a video into it, as in cat clip.ts | ... -i -")
+        settings = {"options": dict(options.ffmpeg)}
     else:
         scheme = uri.text.split(":")[0].lower()
         silence = options.silence or (SILENCE if scheme in _LIVE_SCHEMES else options.timeout)
@@ -668,6 +684,8 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
             raise VideoError(f"{uri.text} cannot be read: permission denied") from None
         if uri.kind is SourceKind.NETWORK:
             raise VideoError(f"{uri.text} cannot be opened: {_words(error)}") from None
+        if uri.kind is SourceKind.STDIN:
+            raise VideoError(f"standard input cannot be opened as video: {_words(error)} (did any come?)") from None
         raise VideoError(f"{uri.text} cannot be opened as video: {_words(error)} (is it complete?)") from None
     except OSError as error:
         raise VideoError(f"{uri.text} cannot be opened: {error.strerror or error}") from error
@@ -739,32 +757,11 @@ class CameraSource(Source):
 
         self.warnings = []
         self._name = uri.text
-        self._timeout = options.timeout
-        self._device = Path(f"/dev/video{uri.target}" if uri.target.isdigit() else uri.target)
-        linux = sys.platform.startswith("linux")
-        if linux and not self._device.exists():
-            raise VideoError(
-                f"no camera at {uri.text} ({self._device} does not exist): "
-                "`ls /dev/video*` shows the cameras of this machine"
-            )
+        self._timeout = options.silence or options.timeout
+        self._device: Path | None = None  # where there is none any more, the camera was unplugged
         self._capture: Any = cv2.VideoCapture()
-        with _quiet_opencv():
-            target: Any = int(uri.target) if uri.target.isdigit() else uri.target
-            opened = self._capture.open(target, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
-        if not opened:
-            raise VideoError(f"the camera {uri.text} cannot be opened: is another program using it, may you read it?")
+        self._open(uri, options)
         try:
-            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # newest frame, not the oldest
-            if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
-                self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(options.timeout * 1000))
-            wishes = (
-                (cv2.CAP_PROP_FRAME_WIDTH, options.width),
-                (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
-                (cv2.CAP_PROP_FPS, options.rate),
-            )
-            for key, wish in wishes:
-                if wish:
-                    self._capture.set(key, float(wish))
             self._first: tuple[float, Frame] | None = self._grab()
         except BaseException:
             self._capture.release()
@@ -773,15 +770,48 @@ class CameraSource(Source):
         self._last = -1
         self._index = 0
         image = self._first[1]
-        rate = _sane_rate(Fraction(float(self._capture.get(cv2.CAP_PROP_FPS) or 0)).limit_denominator(1001))
+        with _quiet_opencv():
+            rate = _sane_rate(Fraction(float(self._capture.get(cv2.CAP_PROP_FPS) or 0)).limit_denominator(1001))
+            fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC))
         height, width = image.shape[:2]
-        if options.width and options.height and (width, height) != (options.width, options.height):
-            self.warnings.append(
-                f"{uri.text} gives {width}x{height}, not the {options.width}x{options.height} that was asked for"
-            )
+        codec = fourcc.to_bytes(4, "little").decode("ascii", "replace").strip() if fourcc > 0 else ""
+        asked = options.width or width, options.height or height, options.rate or rate, options.fourcc or codec
+        if asked != (width, height, rate, codec):
+            gives, wanted = _said(width, height, rate, codec), _said(*asked)
+            self.warnings.append(f"{uri.text} gives {gives}, not the {wanted} that was asked for")
         self.info = SourceInfo(
-            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, _TICKS), live=True
+            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, _TICKS), live=True, codec=codec
         )
+
+    def _open(self, uri: SourceUri, options: SourceOptions) -> None:
+        """Open the capture and ask for what is wanted."""
+        import cv2
+
+        linux = sys.platform.startswith("linux")
+        device = Path(f"/dev/video{uri.target}" if uri.target.isdigit() else uri.target)
+        if linux and not device.exists():
+            raise VideoError(
+                f"no camera at {uri.text} ({device} does not exist): `ls /dev/video*` shows the cameras of this machine"
+            )
+        self._device = device if linux else None
+        with _quiet_opencv():
+            target: Any = int(uri.target) if uri.target.isdigit() else uri.target
+            opened = self._capture.open(target, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
+        if not opened:
+            raise VideoError(f"the camera {uri.text} cannot be opened: is another program using it, may you read it?")
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # newest frame, not the oldest
+        if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
+            self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self._timeout * 1000))
+        wishes = (
+            # first: which sizes and rates there are depends on it
+            (cv2.CAP_PROP_FOURCC, options.fourcc and int.from_bytes(options.fourcc.encode(), "little")),
+            (cv2.CAP_PROP_FRAME_WIDTH, options.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
+            (cv2.CAP_PROP_FPS, options.rate),
+        )
+        for key, wish in wishes:
+            if wish:
+                self._capture.set(key, float(wish))
 
     def _grab(self) -> tuple[float, Frame]:
         """(capture in seconds of the monotonic clock, image)."""
@@ -792,10 +822,10 @@ class CameraSource(Source):
             good, image = self._capture.read()
         if good and image is not None:
             now = time.monotonic()
-            stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000 if sys.platform.startswith("linux") else 0.0
+            stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000 if self._device else 0.0
             captured = stamp if now - self.OLDEST < stamp <= now else now
             return captured, np.ascontiguousarray(image, dtype=np.uint8)
-        if sys.platform.startswith("linux") and not self._device.exists():
+        if self._device and not self._device.exists():
             raise VideoError(f"the camera {self._name} is gone: was it unplugged?")
         waited = time.monotonic() - began
         if waited >= 0.5 * self._timeout:
@@ -814,6 +844,53 @@ class CameraSource(Source):
     def close(self) -> None:
         self._first = None
         self._capture.release()
+
+
+class GStreamerSource(CameraSource):
+    """A GStreamer pipeline, or a camera on a Jetson's CSI port, through an OpenCV that has GStreamer."""
+
+    # nobody waits for an old frame: the sink keeps the newest one, and the clock does not hold it back
+    SINK = "videoconvert ! video/x-raw, format=(string)BGR ! appsink max-buffers=1 drop=true sync=false"
+    CSI = (
+        "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
+        "framerate=(fraction){rate} ! nvvidconv ! video/x-raw, format=(string)BGRx ! "
+    )
+
+    @classmethod
+    def pipeline(cls, uri: SourceUri, options: SourceOptions) -> str:
+        """What GStreamer is told. A CSI camera gives 1920x1080 at 30 frames a second unless asked for another mode."""
+        if uri.kind is SourceKind.GSTREAMER:
+            own = uri.target.strip()
+            return own if re.search(r"\bappsink\b", own) else f"{own.rstrip('! ')} ! {cls.SINK}"
+        rate = options.rate or Fraction(30)
+        size = {"width": options.width or 1920, "height": options.height or 1080}
+        return cls.CSI.format(sensor=uri.target, rate=f"{rate.numerator}/{rate.denominator}", **size) + cls.SINK
+
+    def _open(self, uri: SourceUri, options: SourceOptions) -> None:
+        import cv2
+
+        if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+            raise VideoError(
+                f"{uri.text} needs an OpenCV with GStreamer, which pip's opencv-python is not: use the one of JetPack "
+                "or of the system (apt install python3-opencv)"
+            )
+        pipeline = self.pipeline(uri, options)
+        opened: list[bool] = []
+        # OpenCV waits for ever for a pipeline with an element that is not installed
+        attempt = threading.Thread(
+            target=lambda: opened.append(self._capture.open(pipeline, cv2.CAP_GSTREAMER)), daemon=True
+        )
+        with _quiet_opencv():
+            attempt.start()
+            attempt.join(options.timeout)
+        if not any(opened):
+            raise VideoError(f"{uri.text} cannot be opened: see what GStreamer says: gst-launch-1.0 {pipeline}")
+
+
+def _said(width: int, height: int, rate: Fraction | None, codec: str) -> str:
+    """What a source gives, or a camera was asked for, in words."""
+    words = [f"{width}x{height}", f"at {float(rate):g} fps" if rate else "", f"as {codec}" if codec else ""]
+    return " ".join(word for word in words if word)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
