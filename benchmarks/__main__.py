@@ -15,7 +15,8 @@ from benchmarks import common
 from runtime.report import table, write_json
 
 ALL = ("startup", "parity", "super_resolution", "pipeline", "int8", "memory", "live", "privacy")
-BUILDING = ("parity", "super_resolution", "pipeline", "int8", "memory", "live")  # these may need bundles, and share them
+# these may need bundles, and share them
+BUILDING = ("parity", "super_resolution", "pipeline", "int8", "memory", "live")
 HEAD = ("benchmark", "met", "missed", "skipped", "seconds", "verdict")
 
 

@@ -474,7 +474,7 @@ def say_latency(report: PipelineReport) -> None:
     if capture is not None:
         say(
             f"from capture to output: p50 {capture.p50_ms:.0f} ms, p95 {capture.p95_ms:.0f} ms, "
-            f"p99 {capture.p99_ms:.0f} ms; {report.dropped} frames dropped for newer ones"
+            f"p99 {capture.p99_ms:.0f} ms; {report.dropped} frames dropped"
         )
 
 

@@ -92,7 +92,7 @@ class ReconnectingSource(Source):
             try:
                 frame = caught_up(self._source) if self._fresh else self._source.read()
             except VideoError as error:
-                self._lose(str(error), broken=True)
+                self._lose(str(error).removeprefix(f"{self.info.uri}: "), broken=True)
                 continue
             if frame is not None:
                 return self._placed(frame)

@@ -28,6 +28,8 @@ from runtime.video.source import (
 )
 from runtime.video.uri import parse_source
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def read_all(path: Path, **options: Any) -> list[Any]:
     with open_source(str(path), options=SourceOptions(**options)) as source:
@@ -381,7 +383,9 @@ def test_frames_of_a_gstreamer_pipeline() -> None:
         or subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, check=False).returncode
     ):
         pytest.skip("no OpenCV with GStreamer here (python3-opencv)")
-    result = subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        [SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
     assert result.stdout == "96 64 30 (64, 96, 3)\n", result.stderr
 
 
@@ -395,7 +399,8 @@ def piped(data: bytes, show: str = "len(list(source))") -> str:
         f"try:\n    with open_source('-') as source: print({show})\nexcept VideoError as error: print(error)\n"
     )
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode().strip()
+    done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60, cwd=ROOT)
+    return done.stdout.decode().strip()
 
 
 @pytest.mark.parametrize("name", ["clip.ts", "clip.mkv"])
