@@ -14,8 +14,9 @@ from typing import Any
 from benchmarks import common
 from runtime.report import table, write_json
 
-ALL = ("startup", "parity", "super_resolution", "pipeline", "int8", "memory", "privacy")
-BUILDING = ("parity", "super_resolution", "pipeline", "int8", "memory")  # these may need bundles, and share them
+ALL = ("startup", "parity", "super_resolution", "pipeline", "int8", "memory", "live", "privacy")
+# these may need bundles, and share them
+BUILDING = ("parity", "super_resolution", "pipeline", "int8", "memory", "live")
 HEAD = ("benchmark", "met", "missed", "skipped", "seconds", "verdict")
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
@@ -94,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         "--input",
         required=True,
         metavar="INPUT",
-        help="clip.mp4, folder/, frames_%%06d.png, photo.png, 0, /dev/video0, rtsp://…",
+        help="clip.mp4, folder/, frames_%%06d.png, photo.png, 0, /dev/video0, rtsp://…, http://…, csi://0, "
+        "gst:PIPELINE, - (a video on standard input)",
     )
     running.add_argument(
         "-o",
@@ -134,9 +136,6 @@ def _parser() -> argparse.ArgumentParser:
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
-    running.add_argument(
-        "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
-    )
     video_options(running)
     json_option(running)
     running.set_defaults(verb=_run)
@@ -182,8 +181,66 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
+    parser.add_argument(
+        "--input-rate", type=_rate, metavar="FPS", help="asked of a camera; rate of a picture sequence (default: 25)"
+    )
+    parser.add_argument("--input-codec", type=_fourcc, metavar="XXXX", help="asked of a camera, such as MJPG or YUYV")
+    parser.add_argument(
+        "--realtime", action="store_true", help="play a file at its own rate as a camera would: the newest frame wins"
+    )
+    parser.add_argument(
+        "--max-latency-ms",
+        type=count,
+        metavar="MS",
+        help="of live sources: drop frames that were captured longer ago than this when their turn comes",
+    )
+    parser.add_argument(
+        "--reconnect",
+        type=count,
+        default=60,
+        metavar="S",
+        help="seconds for which a camera or stream that is lost is tried again; 0: never (default: 60)",
+    )
+    parser.add_argument(
+        "--input-timeout",
+        type=_seconds,
+        metavar="S",
+        help="silence after which a stream counts as lost (default: 2.5 for RTSP and the like, else 10)",
+    )
+    parser.add_argument(
+        "--input-option",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="option of FFmpeg's reader, such as rtsp_transport=udp (default: tcp) or analyzeduration=5000000 "
+        "(microseconds that it looks at a stream first; default: 500000 for RTSP and the like)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def open_input_as_told(options: argparse.Namespace) -> Source:
+    """Open the INPUT as the ``options`` of :func:`video_options` say. What a live source gives is said."""
+    from runtime.live.open import LiveOptions, open_input
+    from runtime.video.source import SourceOptions
+
+    max_latency = None if options.max_latency_ms is None else options.max_latency_ms / 1000
+    source = open_input(
+        options.input,
+        SourceOptions(
+            options.input_width,
+            options.input_height,
+            options.input_rate,
+            silence=options.input_timeout,
+            ffmpeg=tuple(options.input_option),
+            fourcc=options.input_codec,
+        ),
+        LiveOptions(options.realtime, max_latency, options.reconnect, _say_between),
+    )
+    if source.info.live:
+        say(f"{source.info.uri}: {source.info.told}; the newest frame wins")
+    return source
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
@@ -294,6 +351,22 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _fourcc(text: str) -> str:
+    if len(text) != 4 or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is no code of four letters such as MJPG")
+    return text.upper()
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time from 0.1 to 3600 seconds")
+    return seconds
+
+
 def _rate(text: str) -> Fraction:
     try:
         rate = Fraction(text)
@@ -329,7 +402,6 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
-    from runtime.video.source import SourceOptions, open_source
 
     check_sink(options.output, overwrite=options.overwrite)
     bundles = [open_bundle(place) for place in options.bundle]
@@ -337,9 +409,8 @@ def _run(options: argparse.Namespace) -> int:
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines = engines_of(options, (choice.backend for choice in choices))
     controls = _controls(options, bundles)
-    wishes = SourceOptions(options.input_width, options.input_height, options.input_rate)
     with terminable(), ExitStack() as stack:
-        source = stack.enter_context(open_source(options.input, options=wishes))
+        source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
         stages = []
@@ -466,6 +537,7 @@ def run_told(
             max_frames=options.max_frames,
             on_report=reports.append,
             begins=begins,
+            newest=source.info.live,
         )
         outcome = "complete"
     except KeyboardInterrupt:
@@ -479,6 +551,18 @@ def run_told(
             say(f"warning: {warning}")
         if reports:
             tell(reports[0], outcome, error)
+
+
+def say_latency(report: PipelineReport) -> None:
+    """What a live run's frames took, and what it left out; nothing for files."""
+    capture = report.latency.get("capture")
+    if report.dropped and not report.frames:
+        say(f"warning: all {report.dropped} frames were older than --max-latency-ms when their turn came")
+    if capture is not None:
+        say(
+            f"from capture to output: p50 {capture.p50_ms:.0f} ms, p95 {capture.p95_ms:.0f} ms, "
+            f"p99 {capture.p99_ms:.0f} ms; {report.dropped} frames dropped"
+        )
 
 
 class _Job:
@@ -516,6 +600,7 @@ class _Job:
                 f"{report.fps:.1f} fps, "
                 f"peak memory {report.peak_rss_bytes / MIB:.0f} MiB"
             )
+        say_latency(report)
         if self.options.json:
             write_json(self.options.json, self._as_dict(report, outcome, error))
 
@@ -559,6 +644,7 @@ class _Job:
                 )
             ],
             **report.to_dict(),
+            "gaps": [asdict(gap) for gap in self.source.gaps],
             "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }

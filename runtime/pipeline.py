@@ -18,6 +18,10 @@ a call does not return     the others end; that one is left behind    abort()*  
 =========================  =========================================  ==========  ====================
 
 ``*`` unless it is the sink itself that hangs: calling it from a second thread would make it worse.
+
+Files go through with back-pressure: every frame, in order. A live source (``newest=True``) is asked for a frame only
+when the first stage waits for one, and a stage takes the next frame only when the last one has left it: no frame grows
+old in a queue, and what the stages cannot keep up with is left out by the source (:mod:`runtime.live.newest`).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from runtime.errors import EndedEarlyError, GenedgeError, VideoError
 from runtime.frames import Frame, Frames
@@ -68,6 +72,15 @@ class SourceLike(Protocol[F_co]):
         ...
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A source whose ``read`` may wait for long, for a camera or a network."""
+
+    def interrupt(self) -> None:
+        """Called from another thread: a ``read`` that waits gives None soon, and so do all later ones."""
+        ...
+
+
 class SinkLike(Protocol[F_contra]):
     """What the pipeline needs of a sink. All three are called from one thread.
 
@@ -91,11 +104,13 @@ class PipelineReport:
 
     ``latency`` and ``utilisation`` have the keys ``read``, ``infer`` (with several stages
     ``infer 1``, ``infer 2``, ...) and ``write``; ``latency`` also ``frame``, from the start of
-    decoding to the end of writing. ``utilisation`` is the share of the run in which the stage was
+    decoding to the end of writing, and, of frames that say when they were ``captured``, ``capture``, from then
+    to the end of writing. ``utilisation`` is the share of the run in which the stage was
     busy. ``queue_high_water`` tells how full the queue behind each stage became.
     """
 
     frames: int  # written
+    dropped: int  # left out by a live source, because a newer one was there or they were too old
     seconds: float  # from the first read to the finalised output
     fps: float
     stopped: bool  # by the stop event or by Ctrl-C
@@ -125,11 +140,12 @@ def run_pipeline(
     patience: float = PATIENCE,
     on_report: Callable[[PipelineReport], None] | None = None,
     begins: Callable[[F], bool] | None = None,
+    newest: bool = False,
 ) -> PipelineReport:
     """Run every frame of ``source`` through ``stages`` in order and into ``sink``, and finalise the sink.
 
-    No frame is lost and none changes its place. Source and sessions stay open; the caller closes them.
-    Call ``session.warm_up`` before if the first frame shall not wait for the engine.
+    No frame that the source gives is lost and none changes its place. Source and sessions stay open; the caller closes
+    them. Call ``session.warm_up`` before if the first frame shall not wait for the engine.
 
     Args:
         source: gives frames with ``image: uint8 (H, W, 3) BGR``; all else in the frame is passed on.
@@ -145,6 +161,9 @@ def run_pipeline(
         on_report: gets the report in every case, also just before an error is raised.
         begins: asked about every frame once, in order, such as :class:`runtime.cuts.Beginnings`: whether it knows
             nothing of those before. Every stage is then reset before that frame.
+        newest: for the shortest time from the source to the sink: ``source.read`` is called when the first stage (or
+            the sink) waits for a frame, each stage has one frame at a time, and none waits in a queue
+            (``queue_size`` has no meaning then).
 
     Raises:
         VideoError: a call did not return in time (see ``patience``).
@@ -154,7 +173,8 @@ def run_pipeline(
     """
     if queue_size < 1:
         raise ValueError("queue_size must be at least 1")
-    run = _Run(source, stages, sink, queue_size, progress, stop, max_frames, patience, begins)
+    queue_size = 1 if newest else queue_size
+    run = _Run(source, stages, sink, queue_size, progress, stop, max_frames, patience, begins, newest)
     supervisor = threading.Thread(target=run.supervise, name="pipeline", daemon=True)
     # This thread only waits and counts Ctrl-C. It holds no lock of the pipeline, so an interrupt at any place
     # here leaves nothing locked. It does not join the supervisor: up to Python 3.12, Thread.join that is
@@ -192,16 +212,28 @@ def run_pipeline(
 
 
 class _Channel(Generic[T]):
-    """A bounded queue that can be closed from either end; nobody waits on it for ever."""
+    """A bounded queue for one thread at either end, that can be closed from both; nobody waits on it for ever.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    ``hand_over``: ``put`` also waits until the item is taken.
+    """
+
+    def __init__(self, size: int, hand_over: bool = False) -> None:
+        self._size, self._hand_over = size, hand_over
         self._items: deque[T] = deque()
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)
         self._emptied = threading.Condition(self._lock)
+        self._asked = threading.Condition(self._lock)
+        self._asking = False
         self._closed = False
         self.high_water = 0
+
+    def wanted(self) -> bool:
+        """Wait until somebody waits for an item. False: the channel is closed."""
+        with self._lock:
+            while (not self._asking or self._items) and not self._closed:
+                self._asked.wait()
+            return not self._closed
 
     def put(self, item: T) -> bool:
         """Wait for room. False: the channel is closed and the item was not taken."""
@@ -213,13 +245,18 @@ class _Channel(Generic[T]):
             self._items.append(item)
             self.high_water = max(self.high_water, len(self._items))
             self._filled.notify()
+            while self._hand_over and self._items and not self._closed:
+                self._emptied.wait()
             return True
 
     def get(self) -> T | None:
         """Wait for an item. None: the channel is closed and empty."""
         with self._lock:
             while not self._items and not self._closed:
+                self._asking = True
+                self._asked.notify()
                 self._filled.wait()
+            self._asking = False
             if not self._items:
                 return None
             self._emptied.notify()
@@ -231,6 +268,7 @@ class _Channel(Generic[T]):
             self._closed = True
             self._filled.notify_all()
             self._emptied.notify_all()
+            self._asked.notify_all()
 
     def discard(self) -> None:
         """Close it and drop what is in it."""
@@ -321,18 +359,19 @@ class _Stage(Generic[F]):
 
     def __init__(self, run: _Run[F], index: int, session: Session, ring: _Ring) -> None:
         self._run, self._index, self._session, self._ring = run, index, session, ring
-        self._slots = threading.Semaphore(max(1, session.info.in_flight))
+        self._slots = threading.Semaphore(1 if run.newest else max(1, session.info.in_flight))
         self._pending: _Channel[tuple[_Item[F], Frames, Pending, float]] = _Channel(max(1, session.info.in_flight))
         self.clock = run.infer[index]
 
     def submit(self) -> None:
         items = self._run.channels[self._index]
         try:
-            while (item := items.get()) is not None:
+            while True:
                 self._slots.acquire()
+                if (item := items.get()) is None:
+                    break
                 out = self._ring.take(self._session.output_shape(item.images.shape))
                 if out is None:  # the run ends; this frame is not in flight yet
-                    self._slots.release()
                     break
                 begin = time.perf_counter()
                 with self.clock.calling("submit"):
@@ -362,8 +401,9 @@ class _Stage(Generic[F]):
                     self._run.discard_upto(self._index)
                     onward.close()
                     forward = False
+                    self._slots.release()
                     continue
-                finally:
+                if not self._run.newest:
                     self._slots.release()
                 self.clock.add(begin, time.perf_counter())
                 item.free()
@@ -378,6 +418,8 @@ class _Stage(Generic[F]):
                         item.anew,
                     )
                 )
+                if self._run.newest:  # the frame has left this stage: only now is the next one taken
+                    self._slots.release()
                 self._run.moved()
         finally:
             onward.close()
@@ -397,15 +439,17 @@ class _Run(Generic[F]):
         max_frames: int | None,
         patience: float,
         begins: Callable[[F], bool] | None,
+        newest: bool,
     ) -> None:
-        self._begins = begins
+        self._begins, self.newest = begins, newest
         self._source, self._sink, self._progress = source, sink, progress
         self._stop, self._max_frames, self._patience = stop, max_frames, patience
         self._queue_size = queue_size
-        self.channels: list[_Channel[_Item[F]]] = [_Channel(queue_size) for _ in range(len(stages) + 1)]
+        self.channels: list[_Channel[_Item[F]]] = [_Channel(queue_size, newest) for _ in range(len(stages) + 1)]
         one = len(stages) == 1
         self.infer = [_Clock(f"the {session.info.backend} session") for session in stages]
-        self._read, self._write, self._whole = _Clock("the source"), _Clock("the sink"), LatencyRecorder()
+        self._read, self._write = _Clock("the source"), _Clock("the sink")
+        self._whole, self._since_capture = LatencyRecorder(), LatencyRecorder()
         self._clocks = {
             "read": self._read,
             **{"infer" if one else f"infer {i + 1}": clock for i, clock in enumerate(self.infer)},
@@ -460,6 +504,8 @@ class _Run(Generic[F]):
             while not self._ending and not self._stopped():
                 if self._max_frames is not None and count >= self._max_frames:
                     break
+                if self.newest and not onward.wanted():
+                    break
                 begin = time.perf_counter()
                 with self._read.calling("read"):
                     frame = self._source.read()
@@ -489,6 +535,9 @@ class _Run(Generic[F]):
                 item.free()
                 self._write.add(begin, end)
                 self._whole.add(end - item.begun)
+                captured: float | None = getattr(item.frame, "captured", None)
+                if captured is not None:
+                    self._since_capture.add(time.monotonic() - captured)
                 del item
                 self._frames += 1
                 if self._frames == RSS_FRAME:
@@ -556,7 +605,7 @@ class _Run(Generic[F]):
     def _watch(self, threads: list[threading.Thread]) -> None:
         moves, since = self._moves, time.monotonic()
         acted = 0  # interrupts that were carried out
-        given_up = False
+        given_up = told = False
         while alive := [thread for thread in threads if thread.is_alive()]:
             alive[0].join(POLL)
             now = time.monotonic()
@@ -564,6 +613,10 @@ class _Run(Generic[F]):
                 self._ending = True
                 since = now
                 self.channels[0].close()  # also when the source is inside read(): the others end without it
+            if self._ending and not told:
+                told = True
+                if isinstance(self._source, Interruptible):
+                    self._source.interrupt()
             if self.interrupts > acted:
                 acted, since = self.interrupts, now
                 # first: what no session has yet is dropped; second: everything
@@ -588,10 +641,11 @@ class _Run(Generic[F]):
         seconds = (self._ended or time.perf_counter()) - self._begun
         rss_end = self._rss_end or current_rss_bytes()
         latency = {name: clock.latency.summary() for name, clock in self._clocks.items()}
-        latency["frame"] = self._whole.summary()
+        latency["frame"], latency["capture"] = self._whole.summary(), self._since_capture.summary()
         names = [name for name in self._clocks if name != "write"]
         return PipelineReport(
             frames=self._frames,
+            dropped=getattr(self._source, "dropped", 0),
             seconds=seconds,
             fps=self._frames / seconds if seconds > 0 else 0.0,
             stopped=self._stopped(),

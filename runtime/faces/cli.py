@@ -8,7 +8,18 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.cli import count, engine_options, engines_of, json_option, run_told, say, terminable, video_options
+from runtime.cli import (
+    count,
+    engine_options,
+    engines_of,
+    json_option,
+    open_input_as_told,
+    run_told,
+    say,
+    say_latency,
+    terminable,
+    video_options,
+)
 from runtime.errors import EXIT_NOT_MET, EXIT_OK, UsageError
 from runtime.faces import METHODS
 from runtime.report import write_json
@@ -125,7 +136,6 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
-    from runtime.video.source import SourceOptions, open_source
 
     check_sink(options.output, overwrite=options.overwrite)
     _check_beside(options)
@@ -139,8 +149,7 @@ def deid(options: argparse.Namespace) -> int:
     engines = engines_of(options, (choice.backend for choice in used))
     _no_core_dumps()
     with terminable(), ExitStack() as stack:
-        wishes = SourceOptions(options.input_width, options.input_height)
-        raw = stack.enter_context(open_source(options.input, options=wishes))
+        raw = stack.enter_context(open_input_as_told(options))
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
@@ -314,6 +323,7 @@ class _Job:
                 f"({counts.kinds['held']} held, {counts.kinds['filled']} filled, "
                 f"{counts.kinds['interpolated']} interpolated), {sum(counts.fallbacks.values())} by solid instead"
             )
+        say_latency(report)
         if uncertain:
             where = f": see {self.options.review}" if self.options.review else ": --review FILE shows them"
             say(f"{uncertain} tracks are not certain{where}")
@@ -353,6 +363,8 @@ class _Job:
             "tracks": [dataclasses.asdict(track) for track in self.source.guard.tracks],
             "seconds": report.seconds,
             "fps": report.fps,
+            "dropped": report.dropped,
+            "gaps": [dataclasses.asdict(gap) for gap in self.source.gaps],
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],

@@ -109,7 +109,7 @@ class DeidentifiedSource(Source):
         observer: Observer | None = None,
     ) -> None:
         self.info = source.info
-        self.warnings = source.warnings
+        self.warnings, self.gaps = source.warnings, source.gaps
         self.settings = settings or DeidSettings()
         self.guard = Guard(self.settings.guard)
         self.counts = DeidCounts()
@@ -149,6 +149,14 @@ class DeidentifiedSource(Source):
                         raise self._error
                     return None
                 self._advance()
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Frames that the source left out, before anybody looked for faces in them."""
+        return self._source.dropped
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
 
     def close(self) -> None:
         self._engines.close()

@@ -1,4 +1,4 @@
-"""Where frames come from: video files and streams (PyAV), cameras and pictures (OpenCV).
+"""Where frames come from: video files, streams and pipes (PyAV), cameras, GStreamer and pictures (OpenCV).
 
 Every source gives ``VideoFrame``s: the picture as ``uint8 (H, W, 3) BGR``, upright, in full range, and its
 exact time. End of stream (``None``), a source that stays silent (``SourceTimeoutError``) and a source that breaks
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,10 +45,16 @@ SWS_OF_MATRIX = {
     MATRIX_BT2020: 9,
     MATRIX_BT2020_CL: 9,
 }
+_LOW_DELAY = 0x80000  # AV_CODEC_FLAG_LOW_DELAY: no frame waits in the decoder for one that might come before it
 # bilinear + accurate rounding + chroma interpolated to full resolution: a flat colour comes back within 1 level;
 # without the two flags it is 3 to 5 levels off (measured over 10 colours, 3 matrices, 2 ranges), for 2 ms less at 720p
 SWS_FLAGS = 0x2 | 0x40000 | 0x2000
 
+SILENCE = 2.5  # seconds after which a stream that is live by its nature counts as lost
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "srt")
+_PIPED = " (an MP4 can be read from a pipe if its index is in front: ffmpeg -movflags faststart, or frag_keyframe)"
+_UNTIMED = ("mpjpeg", "mjpeg")  # formats without times: FFmpeg makes them up, 25 frames a second
+_TICKS = 90_000  # ticks a second; the usual clock of video
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art, not video
 _CLOCK_JUMP = Fraction(1)  # a step back by more than a second is a restarted clock, not a jitter
 
@@ -64,7 +71,8 @@ class VideoFrame:
     ``pts``: seconds since the source's first frame, exact. ``index``: counts frames from 0.
     ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
     missing between the frame before and this one. ``damaged``: the decoder could not read all of it, and has filled
-    the rest with what it had.
+    the rest with what it had. ``captured``: when a live source took it, in seconds of ``time.monotonic()``; None for
+    files.
     """
 
     image: Frame
@@ -73,6 +81,20 @@ class VideoFrame:
     duration: Fraction | None = None
     gap: bool = False
     damaged: bool = False
+    captured: float | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time without frames of a live source that was lost and came back.
+
+    ``after``: frames before it. ``pts``: time of the last of them, seconds. ``seconds``: how long. ``reason``: why.
+    """
+
+    after: int
+    pts: float
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -112,31 +134,46 @@ class SourceInfo:
     color: ColorInfo | None = None
     audio: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """Size, rate and codec in words."""
+        return _said(self.width, self.height, self.rate, self.codec)
+
 
 @dataclass(frozen=True)
 class SourceOptions:
     """Wishes for a source. Each is used only where it means something.
 
-    ``width``, ``height`` (pixels), ``rate`` (frames a second): what a camera is asked for; ``rate`` is also the rate
-    of a sequence of pictures. ``timeout``: seconds that a camera or a stream may stay silent.
-    ``threads``: decoder threads, 0 = as many as there are cores.
+    ``width``, ``height`` (pixels), ``rate`` (frames a second), ``fourcc`` (four letters, such as MJPG): what a camera
+    is asked for; ``rate`` is also the rate of a sequence of pictures. ``timeout``: seconds that a camera or a stream
+    may stay silent. ``silence``: the same once it is open; None: 2.5 for streams that are live by nature, RTSP and the
+    like, else ``timeout``.
+    ``threads``: decoder threads, 0 = as many as there are cores. ``ffmpeg``: names and values of FFmpeg's options.
+    ``ahead``: read a file one frame ahead, and so know how long each is shown.
     """
 
     width: int | None = None
     height: int | None = None
     rate: Fraction | None = None
     timeout: float = 10.0
+    silence: float | None = None
     threads: int = 0
+    ffmpeg: tuple[tuple[str, str], ...] = ()
+    fourcc: str | None = None
+    ahead: bool = True
 
 
 class Source(ABC):
     """Gives frames one after the other, to one thread. A context manager.
 
-    ``warnings`` collects sentences about what was mended on the way; read it at the end.
+    ``warnings`` collects sentences about what was mended on the way; read it at the end. ``dropped``: frames that a
+    live source has left out. ``gaps``: where a live source was lost and came back; grows while it runs.
     """
 
     info: SourceInfo
     warnings: list[str]
+    dropped: int = 0
+    gaps: Sequence[Gap] = ()
 
     @abstractmethod
     def read(self) -> VideoFrame | None:
@@ -145,6 +182,9 @@ class Source(ABC):
         Raises ``SourceTimeoutError`` (no frame in time), ``EndedEarlyError`` (the source broke off; all frames before
         were given) or ``VideoError``.
         """
+
+    def interrupt(self) -> None:  # noqa: B027 - a file never waits for long
+        """Called from any thread: a ``read`` that waits for a live source soon gives None, as do all later ones."""
 
     @abstractmethod
     def close(self) -> None:
@@ -172,12 +212,11 @@ def open_source(text: str, *, options: SourceOptions | None = None) -> Source:
     options = options or SourceOptions()
     if uri.kind is SourceKind.CAMERA:
         return CameraSource(uri, options)
+    if uri.kind in (SourceKind.CSI, SourceKind.GSTREAMER):
+        return GStreamerSource(uri, options)
     if uri.kind in (SourceKind.PATTERN, SourceKind.FOLDER, SourceKind.PICTURE):
         return ImageSource(uri, options)
-    if uri.kind in (SourceKind.FILE, SourceKind.NETWORK):
-        return FileSource(uri, options)
-    what = "CSI cameras" if uri.kind is SourceKind.CSI else "GStreamer pipelines"
-    raise UsageError(f"{text}: {what} are not supported yet: use a USB camera (/dev/video0), rtsp:// or a file")
+    return FileSource(uri, options)
 
 
 # --- timestamps -----------------------------------------------------------------------------------------------------
@@ -223,6 +262,32 @@ class Timestamps:
                 pts = self._last + min(self.time_base, self.frame_duration)
         self._last = pts
         return pts
+
+
+class ArrivalClock:
+    """When the frames of a live stream were taken, as far as this machine can tell.
+
+    The stream's own times are laid onto the local clock by the packet that came soonest after its time: every other one
+    has waited as much longer, at the server, in the network, or here. What all of them waited cannot be seen.
+    """
+
+    DRIFT = 1e-4  # by so much may the sender's clock be slower than ours, which is no waiting; crystals are within 5e-5
+
+    def __init__(self) -> None:
+        self._zero: float | None = None  # local time of the stream's time 0
+        self._noted = 0.0
+        self._last = 0.0
+
+    def note(self, time: float, now: float) -> None:
+        """A packet with ``time``, seconds on the stream's clock, has come at ``now``, seconds on ours."""
+        zero = now - time
+        if self._zero is not None and time > self._last - _CLOCK_JUMP:
+            zero = min(zero, self._zero + self.DRIFT * (now - self._noted))
+        self._zero, self._noted, self._last = zero, now, time
+
+    def captured(self, time: float | None, now: float) -> float:
+        """Seconds on our clock at which the frame of ``time`` was taken: never later than ``now``."""
+        return now if time is None or self._zero is None else min(now, self._zero + time)
 
 
 # --- orientation ----------------------------------------------------------------------------------------------------
@@ -349,7 +414,7 @@ class _BrokeOffError(Exception):
 
 
 class FileSource(Source):
-    """A video file or network stream, decoded by PyAV.
+    """A video file, network stream or standard input, decoded by PyAV.
 
     Phones' rotation is applied, colours follow the stream's matrix and range, 10-bit video becomes 8-bit,
     variable frame rate is kept. Frames that change size on the way are scaled to the opening size.
@@ -366,17 +431,25 @@ class FileSource(Source):
         self._resized = 0
         self._end = Fraction(0)  # seconds at which the last frame given ends
         path = uri.path if uri.kind is SourceKind.FILE else None
-        self._on_disk = path is not None
+        self._is_file = uri.kind is not SourceKind.NETWORK
+        self._ahead = self._is_file and options.ahead
         self._container = _open_container(uri, options)
         try:
             self._stream = _video_stream(self._container, uri.text)
-            self._stream.thread_type = "AUTO"
+            # a stream of unknown length, and not a picture
+            live = not (self._is_file or self._container.duration or self._container.format.name.endswith("_pipe"))
+            self._arrivals = ArrivalClock() if live else None
+            self._untimed = live and self._container.format.name in _UNTIMED
+            self._stream.thread_type = "SLICE" if live else "AUTO"  # a frame for each thread is that many frames late
+            if live:
+                self._stream.codec_context.flags |= _LOW_DELAY
             self._stream.codec_context.thread_count = options.threads
             self._decoded = self._with_next()
             try:
                 first, following = next(self._decoded, (None, None))
             except _BrokeOffError as error:
-                raise VideoError(f"{uri.text}: no video frame can be decoded: {error}") from None
+                piped = uri.kind is SourceKind.STDIN and "mp4" in self._container.format.name
+                raise VideoError(f"{uri.text}: no video frame can be decoded: {error}{_PIPED * piped}") from None
             if first is None:
                 raise VideoError(f"{uri.text} holds no video frame")
             self._first: Any = first
@@ -391,7 +464,6 @@ class FileSource(Source):
             width, height = self._orientation.size(first.width, first.height)
             aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
             ticks = _ticks_of(first)
-            live = path is None and not self._container.duration
             start = Fraction(0) if ticks is None else ticks * time_base
             length = None if live else self._stated_length(start)
             self._expected = int(stream.frames or 0)
@@ -454,7 +526,13 @@ class FileSource(Source):
         index = self._given
         self._given += 1
         self._end = pts + duration
-        return VideoFrame(image, pts, index, duration, gap, damaged)
+        captured = None
+        if self._arrivals is not None:
+            ticks = _ticks_of(frame)
+            captured = self._arrivals.captured(
+                None if ticks is None else float(ticks * self.info.time_base), time.monotonic()
+            )
+        return VideoFrame(image, pts, index, duration, gap, damaged, captured)
 
     def _duration_of(self, frame: Any, following: Any) -> Fraction:
         """Seconds until the next frame, or the end of the video. What the file says of one frame is the distance to
@@ -479,7 +557,7 @@ class FileSource(Source):
         held: Any = None
         try:
             for frame in self._decode():
-                if not self._on_disk:
+                if not self._ahead:
                     yield frame, None
                     continue
                 if held is not None:
@@ -510,18 +588,22 @@ class FileSource(Source):
                 break
             if packet is None or packet.size == 0:  # the empty packet marks the end
                 break
-            if packet.is_corrupt and self._on_disk and _knows_its_length(self._container):
+            if packet.is_corrupt and self._is_file and _knows_its_length(self._container):
                 reason = "the file ends in the middle of a frame"
                 break
+            if self._arrivals is not None and packet.pts is not None and not self._untimed:
+                self._arrivals.note(float(packet.pts * packet.time_base), time.monotonic())
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                if decoded_any and self._on_disk:
+                if decoded_any and self._is_file:
                     reason = _words(error)
                     break
                 continue  # before the first key frame, or a lossy network: go on
             for frame in frames:
                 decoded_any = True
+                if self._untimed:
+                    frame.pts, frame.time_base = round(time.monotonic() * _TICKS), Fraction(1, _TICKS)
                 yield frame
         try:
             for frame in stream.codec_context.decode(None):
@@ -587,11 +669,18 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
             raise VideoError(f"{uri.text} does not exist")
         if path.is_file() and path.stat().st_size == 0:
             raise VideoError(f"{uri.text} is empty (0 bytes)")
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = {"options": dict(options.ffmpeg)}
+    elif uri.kind is SourceKind.STDIN:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise UsageError("standard input is a terminal: pipe a video into it, as in cat clip.ts | ... -i -")
+        settings = {"options": dict(options.ffmpeg)}
     else:
-        settings = {"timeout": options.timeout}
-        if uri.text.startswith("rtsp"):
-            settings["options"] = {"rtsp_transport": "tcp"}
+        scheme = uri.text.split(":")[0].lower()
+        silence = options.silence or (SILENCE if scheme in _LIVE_SCHEMES else options.timeout)
+        # half a second of a live stream tells enough of it: FFmpeg takes up to five
+        usual = {"rtsp_transport": "tcp"} if scheme == "rtsp" else {}
+        usual |= {"analyzeduration": "500000"} if scheme in _LIVE_SCHEMES else {}
+        settings = {"timeout": (options.timeout, silence), "options": {**usual, **dict(options.ffmpeg)}}
     try:
         return av.open(uri.target, metadata_errors="replace", **settings)
     except av.FFmpegError as error:
@@ -601,6 +690,8 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
             raise VideoError(f"{uri.text} cannot be read: permission denied") from None
         if uri.kind is SourceKind.NETWORK:
             raise VideoError(f"{uri.text} cannot be opened: {_words(error)}") from None
+        if uri.kind is SourceKind.STDIN:
+            raise VideoError(f"standard input cannot be opened as video: {_words(error)} (did any come?)") from None
         raise VideoError(f"{uri.text} cannot be opened as video: {_words(error)} (is it complete?)") from None
     except OSError as error:
         raise VideoError(f"{uri.text} cannot be opened: {error.strerror or error}") from error
@@ -662,42 +753,22 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 class CameraSource(Source):
-    """A camera by index or device path, through OpenCV. ``pts`` is the time of arrival on the monotonic clock."""
+    """A camera by index or device path, through OpenCV. ``pts`` is the time of capture on the monotonic clock: the
+    driver's own where it tells one, else that of arrival."""
 
-    TICKS = 90_000  # ticks a second; the usual clock of video
+    OLDEST = 2.0  # seconds; a driver's time that is further back, or to come, is on another clock
 
     def __init__(self, uri: SourceUri, options: SourceOptions) -> None:
         import cv2
 
         self.warnings = []
         self._name = uri.text
-        self._timeout = options.timeout
-        self._device = Path(f"/dev/video{uri.target}" if uri.target.isdigit() else uri.target)
-        linux = sys.platform.startswith("linux")
-        if linux and not self._device.exists():
-            raise VideoError(
-                f"no camera at {uri.text} ({self._device} does not exist): "
-                "`ls /dev/video*` shows the cameras of this machine"
-            )
+        self._timeout = options.silence or options.timeout
+        self._device: Path | None = None  # where there is none any more, the camera was unplugged
         self._capture: Any = cv2.VideoCapture()
-        with _quiet_opencv():
-            target: Any = int(uri.target) if uri.target.isdigit() else uri.target
-            opened = self._capture.open(target, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
-        if not opened:
-            raise VideoError(f"the camera {uri.text} cannot be opened: is another program using it, may you read it?")
+        self._open(uri, options)
         try:
-            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # newest frame, not the oldest
-            if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
-                self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(options.timeout * 1000))
-            wishes = (
-                (cv2.CAP_PROP_FRAME_WIDTH, options.width),
-                (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
-                (cv2.CAP_PROP_FPS, options.rate),
-            )
-            for key, wish in wishes:
-                if wish:
-                    self._capture.set(key, float(wish))
-            self._first: tuple[int, Frame] | None = self._grab()
+            self._first: tuple[float, Frame] | None = self._grab()
         except BaseException:
             self._capture.release()
             raise
@@ -705,25 +776,62 @@ class CameraSource(Source):
         self._last = -1
         self._index = 0
         image = self._first[1]
-        rate = _sane_rate(Fraction(float(self._capture.get(cv2.CAP_PROP_FPS) or 0)).limit_denominator(1001))
+        with _quiet_opencv():
+            rate = _sane_rate(Fraction(float(self._capture.get(cv2.CAP_PROP_FPS) or 0)).limit_denominator(1001))
+            fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC))
         height, width = image.shape[:2]
-        if options.width and options.height and (width, height) != (options.width, options.height):
-            self.warnings.append(
-                f"{uri.text} gives {width}x{height}, not the {options.width}x{options.height} that was asked for"
-            )
+        codec = fourcc.to_bytes(4, "little").decode("ascii", "replace").strip() if fourcc > 0 else ""
+        asked = options.width or width, options.height or height, options.rate or rate, options.fourcc or codec
+        if asked != (width, height, rate, codec):
+            gives, wanted = _said(width, height, rate, codec), _said(*asked)
+            self.warnings.append(f"{uri.text} gives {gives}, not the {wanted} that was asked for")
         self.info = SourceInfo(
-            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, self.TICKS), live=True
+            uri=uri.text, width=width, height=height, rate=rate, time_base=Fraction(1, _TICKS), live=True, codec=codec
         )
 
-    def _grab(self) -> tuple[int, Frame]:
-        """(arrival in ticks of the monotonic clock, image)."""
+    def _open(self, uri: SourceUri, options: SourceOptions) -> None:
+        """Open the capture and ask for what is wanted."""
+        import cv2
+
+        linux = sys.platform.startswith("linux")
+        device = Path(f"/dev/video{uri.target}" if uri.target.isdigit() else uri.target)
+        if linux and not device.exists():
+            raise VideoError(
+                f"no camera at {uri.text} ({device} does not exist): `ls /dev/video*` shows the cameras of this machine"
+            )
+        self._device = device if linux else None
+        with _quiet_opencv():
+            target: Any = int(uri.target) if uri.target.isdigit() else uri.target
+            opened = self._capture.open(target, cv2.CAP_V4L2 if linux else cv2.CAP_ANY)
+        if not opened:
+            raise VideoError(f"the camera {uri.text} cannot be opened: is another program using it, may you read it?")
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # newest frame, not the oldest
+        if hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
+            self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self._timeout * 1000))
+        wishes = (
+            # first: which sizes and rates there are depends on it
+            (cv2.CAP_PROP_FOURCC, options.fourcc and int.from_bytes(options.fourcc.encode(), "little")),
+            (cv2.CAP_PROP_FRAME_WIDTH, options.width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, options.height),
+            (cv2.CAP_PROP_FPS, options.rate),
+        )
+        for key, wish in wishes:
+            if wish:
+                self._capture.set(key, float(wish))
+
+    def _grab(self) -> tuple[float, Frame]:
+        """(capture in seconds of the monotonic clock, image)."""
+        import cv2
+
         began = time.monotonic()
         with _quiet_opencv():
             good, image = self._capture.read()
         if good and image is not None:
-            now = time.monotonic_ns() * self.TICKS // 1_000_000_000
-            return now, np.ascontiguousarray(image, dtype=np.uint8)
-        if sys.platform.startswith("linux") and not self._device.exists():
+            now = time.monotonic()
+            stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000 if self._device else 0.0
+            captured = stamp if now - self.OLDEST < stamp <= now else now
+            return captured, np.ascontiguousarray(image, dtype=np.uint8)
+        if self._device and not self._device.exists():
             raise VideoError(f"the camera {self._name} is gone: was it unplugged?")
         waited = time.monotonic() - began
         if waited >= 0.5 * self._timeout:
@@ -731,17 +839,64 @@ class CameraSource(Source):
         raise VideoError(f"the camera {self._name} gives no frames: is another program using it?")
 
     def read(self) -> VideoFrame | None:
-        now, image = self._first or self._grab()
+        captured, image = self._first or self._grab()
         self._first = None
         if image.shape[:2] != (self.info.height, self.info.width):
             raise VideoError(f"the camera {self._name} changed its frame size to {image.shape[1]}x{image.shape[0]}")
-        self._last = max(now - self._epoch, self._last + 1)
+        self._last = max(round((captured - self._epoch) * _TICKS), self._last + 1)
         self._index += 1
-        return VideoFrame(image, Fraction(self._last, self.TICKS), self._index - 1)
+        return VideoFrame(image, Fraction(self._last, _TICKS), self._index - 1, captured=captured)
 
     def close(self) -> None:
         self._first = None
         self._capture.release()
+
+
+class GStreamerSource(CameraSource):
+    """A GStreamer pipeline, or a camera on a Jetson's CSI port, through an OpenCV that has GStreamer."""
+
+    # nobody waits for an old frame: the sink keeps the newest one, and the clock does not hold it back
+    SINK = "videoconvert ! video/x-raw, format=(string)BGR ! appsink max-buffers=1 drop=true sync=false"
+    CSI = (
+        "nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
+        "framerate=(fraction){rate} ! nvvidconv ! video/x-raw, format=(string)BGRx ! "
+    )
+
+    @classmethod
+    def pipeline(cls, uri: SourceUri, options: SourceOptions) -> str:
+        """What GStreamer is told. A CSI camera gives 1920x1080 at 30 frames a second unless asked for another mode."""
+        if uri.kind is SourceKind.GSTREAMER:
+            own = uri.target.strip()
+            return own if re.search(r"\bappsink\b", own) else f"{own.rstrip('! ')} ! {cls.SINK}"
+        rate = options.rate or Fraction(30)
+        size = {"width": options.width or 1920, "height": options.height or 1080}
+        return cls.CSI.format(sensor=uri.target, rate=f"{rate.numerator}/{rate.denominator}", **size) + cls.SINK
+
+    def _open(self, uri: SourceUri, options: SourceOptions) -> None:
+        import cv2
+
+        if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+            raise VideoError(
+                f"{uri.text} needs an OpenCV with GStreamer, which pip's opencv-python is not: use the one of JetPack "
+                "or of the system (apt install python3-opencv)"
+            )
+        pipeline = self.pipeline(uri, options)
+        opened: list[bool] = []
+        # OpenCV waits for ever for a pipeline with an element that is not installed
+        attempt = threading.Thread(
+            target=lambda: opened.append(self._capture.open(pipeline, cv2.CAP_GSTREAMER)), daemon=True
+        )
+        with _quiet_opencv():
+            attempt.start()
+            attempt.join(options.timeout)
+        if not any(opened):
+            raise VideoError(f"{uri.text} cannot be opened: see what GStreamer says: gst-launch-1.0 {pipeline}")
+
+
+def _said(width: int, height: int, rate: Fraction | None, codec: str) -> str:
+    """What a source gives, or a camera was asked for, in words."""
+    words = [f"{width}x{height}", f"at {float(rate):g} fps" if rate else "", f"as {codec}" if codec else ""]
+    return " ".join(word for word in words if word)
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -26,8 +26,9 @@ class SourceKind(Enum):
     PATTERN = "pattern"
     FOLDER = "folder"
     PICTURE = "picture"
-    CSI = "csi"  # recognised, not supported yet
-    GSTREAMER = "gstreamer"  # recognised, not supported yet
+    STDIN = "stdin"
+    CSI = "csi"
+    GSTREAMER = "gstreamer"
 
 
 class SinkKind(Enum):
@@ -42,7 +43,7 @@ class SinkKind(Enum):
 
 @dataclass(frozen=True)
 class SourceUri:
-    """A parsed INPUT. ``target`` is a camera index or device, a path, or an address, by ``kind``."""
+    """A parsed INPUT. ``target`` is a camera index or device, a path, an address, or a pipeline, by ``kind``."""
 
     kind: SourceKind
     target: str
@@ -80,8 +81,10 @@ def parse_source(text: str) -> SourceUri:
     if re.fullmatch(r"/dev/video\d+", text):
         return SourceUri(SourceKind.CAMERA, text, text)
     if text == "-":
-        raise UsageError("reading video from standard input is not supported yet: give a file")
+        return SourceUri(SourceKind.STDIN, "pipe:0", text)
     if text.startswith("gst:"):
+        if not text[len("gst:") :].strip():
+            raise UsageError(f"{text}: name the pipeline's elements, as in gst:'v4l2src device=/dev/video0'")
         return SourceUri(SourceKind.GSTREAMER, text[len("gst:") :], text)
     scheme = _scheme_of(text)
     if scheme == "v4l2":
@@ -90,13 +93,16 @@ def parse_source(text: str) -> SourceUri:
             raise UsageError(f"{text}: name the camera's device, as in v4l2:///dev/video0")
         return SourceUri(SourceKind.CAMERA, device, text)
     if scheme == "csi":
-        return SourceUri(SourceKind.CSI, text[len("csi://") :], text)
+        sensor = text[len("csi://") :]
+        if not sensor.isdigit():
+            raise UsageError(f"{text}: name the camera by its number, as in csi://0")
+        return SourceUri(SourceKind.CSI, sensor, text)
     if scheme in _NETWORK:
         return SourceUri(SourceKind.NETWORK, text, text)
     if scheme not in ("", "file"):
         raise UsageError(
             f"{text}: unknown input: give a file, a folder, frames_%06d.png, a camera (0 or /dev/video0), "
-            "rtsp://... or http://..."
+            "rtsp://..., http://..., csi://0, gst:PIPELINE or - for standard input"
         )
     target = _path_of(text, scheme)
     path = Path(target)

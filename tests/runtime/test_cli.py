@@ -74,6 +74,23 @@ def test_a_run_keeps_every_frame_and_its_time(bundle: Path, make_clip: Callable[
     assert content["stages"][0]["reason"]
 
 
+def test_a_file_played_in_real_time_tells_its_latency(
+    bundle: Path, make_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, out, report = make_clip(), tmp_path / "out.mp4", tmp_path / "r.json"  # 10 frames, 25 a second
+    arguments = ["run", "-b", str(bundle), "-i", str(clip), "-o", str(out), "--json", str(report), "--quiet"]
+    assert run([*arguments, "--realtime", "--max-latency-ms", "2000"]) == 0
+    content = json.loads(report.read_text())
+    assert content["frames"] + content["dropped"] == 10
+    assert content["seconds"] >= 9 / 25
+    assert content["latency"]["capture"]["count"] == content["frames"]
+    assert set(times_of(out)) <= set(times_of(clip))
+    assert "from capture to output: p50 " in capsys.readouterr().err
+    assert run([*arguments, "--realtime", "--max-latency-ms", "0", "--overwrite"]) == 0  # all are too old
+    assert json.loads(report.read_text())["frames"] == 0
+    assert "all 10 frames were older than --max-latency-ms" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_pictures_are_exactly_what_the_graph_computes(bundle: Path, tmp_path: Path, backend: str) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (31, 45, 3), dtype=np.uint8)

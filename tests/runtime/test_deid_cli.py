@@ -224,3 +224,13 @@ def test_options_of_tensorrt_without_it_are_a_usage_error(clip: Path, tmp_path: 
     assert deid("-i", clip, "-o", tmp_path / "d.mp4", "--workspace", 64) == 2
     assert "--workspace is for TensorRT, which is not used here: leave it out" in capsys.readouterr().err
     assert not (tmp_path / "d.mp4").exists()
+
+
+def test_live_frames_are_dropped_before_they_are_searched(clip: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "d.mkv", tmp_path / "r.json"
+    assert deid("-i", clip, "-o", out, "--method", "solid", "--realtime", "--json", report) == 0
+    told = json.loads(report.read_text())
+    assert told["guard"]["lookahead"] == 0
+    assert told["frames"] + told["dropped"] == len(decoded(clip))
+    assert told["frames"] == len(decoded(out))  # every frame that was searched has left, with its own verdict
+    assert told["latency"]["capture"]["count"] == told["frames"]

@@ -198,6 +198,54 @@ def test_every_frame_arrives_once_in_order(
     assert not report.stopped
 
 
+@given(
+    st.integers(0, 30), st.lists(st.integers(1, 4), max_size=3),
+    st.sampled_from([0.0, 0.001]), st.sampled_from([0.0, 0.001]), st.sampled_from([0.0, 0.003]), st.integers(0, 99),
+)  # fmt: skip
+@settings(deadline=None, max_examples=40)
+def test_newest_gives_all_that_the_source_gives_one_at_a_time(
+    count: int, in_flight: list[int], read: float, write: float, infer: float, seed: int
+) -> None:
+    sink = FakeSink(delay=write)
+    stages = [AsyncSession(1, 1 + i, n, infer, seed) for i, n in enumerate(in_flight)]
+    report = run_pipeline(FakeSource(count, delay=read), stages, sink, newest=True)
+    assert sink.sums == expected_sums(count, sum(stage.add for stage in stages))
+    assert all(stage.most <= 1 for stage in stages)
+    assert (sink.closed, report.frames, report.dropped) == (1, count, 0)
+
+
+@pytest.mark.parametrize("stages", [0, 1, 2])
+def test_newest_asks_for_a_frame_only_when_it_can_be_used(stages: int) -> None:
+    source, sink = FakeSource(20), FakeSink()
+    sink.block, sink.block_at = threading.Event(), 3
+    sessions = [FakeSession(1) for _ in range(stages)]
+    thread = threading.Thread(target=lambda: run_pipeline(source, sessions, sink, newest=True), daemon=True)
+    thread.start()
+    time.sleep(0.3)
+    # the sink holds the fourth frame, and every stage has one that waits for it; none is read ahead
+    assert source.given == 4 + stages
+    sink.block.set()
+    thread.join(10)
+    assert sink.indices == list(range(20))
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_source_that_waits_is_interrupted_at_the_end(newest: bool) -> None:
+    class Waiting(FakeSource):
+        def interrupt(self) -> None:
+            assert self.block is not None
+            self.count = self.given  # what it gives from now on: the end
+            self.block.set()
+
+    source, sink, stop = Waiting(20), FakeSink(), threading.Event()
+    source.block, source.block_at = threading.Event(), 2
+    threading.Timer(0.2, stop.set).start()
+    begin = time.monotonic()
+    report = run_pipeline(source, [FakeSession(1)], sink, stop=stop, newest=newest)
+    assert time.monotonic() - begin < 5
+    assert (report.stopped, sink.indices) == (True, [0, 1])
+
+
 def test_all_requests_in_flight_are_used() -> None:
     stage = AsyncSession(2, in_flight=3, delay=0.01)
     run_pipeline(FakeSource(30), [stage], FakeSink())

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import http.server
+import subprocess
+import sys
 import threading
+import time
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -11,16 +14,21 @@ import av
 import cv2
 import numpy as np
 import pytest
+from live_servers import SYSTEM_PYTHON
 
-from runtime.errors import EndedEarlyError, UsageError, VideoError
+from runtime.errors import EndedEarlyError, VideoError
 from runtime.video.source import (
     CameraSource,
+    GStreamerSource,
     Orientation,
     SourceOptions,
     SourceTimeoutError,
     natural_key,
     open_source,
 )
+from runtime.video.uri import parse_source
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def read_all(path: Path, **options: Any) -> list[Any]:
@@ -342,10 +350,114 @@ def test_camera_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             source.read()
 
 
+def test_what_a_camera_was_asked_for_and_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+
+    class Capture:
+        def open(self, *args: Any) -> bool:
+            return True
+
+        def read(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((4, 6, 3), np.uint8)
+
+        def get(self, key: int) -> float:
+            if key == cv2.CAP_PROP_POS_MSEC:  # the driver's time, 40 ms ago on the monotonic clock
+                return (time.monotonic() - 0.04) * 1000
+            return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"YUYV"))}[key]
+
+        def set(self, key: int, value: float) -> bool:
+            asked.append((key, value))
+            return True
+
+        def release(self) -> None:
+            pass
+
+    device = tmp_path / "video0"
+    device.touch()
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    monkeypatch.setattr("runtime.video.source.Path", lambda text: device)
+    options = SourceOptions(width=6, height=4, rate=Fraction(60), fourcc="MJPG")
+    with open_source("v4l2:///dev/video0", options=options) as source:
+        assert source.info.told == "6x4 at 30 fps as YUYV"
+        assert source.warnings == [
+            "v4l2:///dev/video0 gives 6x4 at 30 fps as YUYV, not the 6x4 at 60 fps as MJPG that was asked for"
+        ]
+        assert 0.04 <= time.monotonic() - source.read().captured < 1
+    keys = [key for key, _ in asked]
+    assert keys.index(cv2.CAP_PROP_FOURCC) < keys.index(cv2.CAP_PROP_FRAME_WIDTH) < keys.index(cv2.CAP_PROP_FPS)
+    assert dict(asked)[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"MJPG")
+
+
+def test_pipelines_for_gstreamer() -> None:
+    def pipeline(text: str, **options: Any) -> str:
+        return GStreamerSource.pipeline(parse_source(text), SourceOptions(**options))
+
+    assert pipeline("gst:videotestsrc ! ").startswith("videotestsrc ! videoconvert ! ")
+    own = "videotestsrc ! appsink name=mine"
+    assert pipeline(f"gst:{own}") == own
+    csi = pipeline("csi://1", width=1280, rate=Fraction(60))
+    assert "nvarguscamerasrc sensor-id=1 " in csi
+    assert "width=(int)1280, height=(int)1080, framerate=(fraction)60/1" in csi
+    assert csi.endswith("appsink max-buffers=1 drop=true sync=false")
+
+
 @pytest.mark.parametrize("text", ["csi://0", "gst:videotestsrc"])
-def test_not_supported_yet(text: str) -> None:
-    with pytest.raises(UsageError, match="not supported yet"):
+def test_an_opencv_without_gstreamer_says_so(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
+    with pytest.raises(VideoError, match="needs an OpenCV with GStreamer"):
         open_source(text)
+
+
+def test_frames_of_a_gstreamer_pipeline() -> None:
+    """With the OpenCV of the distribution, in its own Python: ours is built without."""
+    script = (
+        "from runtime.video.source import open_source\n"
+        "with open_source('gst:videotestsrc num-buffers=5 ! video/x-raw,width=96,height=64') as source:\n"
+        "    print(source.info.width, source.info.height, source.info.rate, source.read().image.shape)\n"
+    )
+    probe = "import cv2, re, sys; sys.exit(not re.search(r'GStreamer:\\s+YES', cv2.getBuildInformation()))"
+    if (
+        not Path(SYSTEM_PYTHON).exists()
+        or subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no OpenCV with GStreamer here (python3-opencv)")
+    result = subprocess.run(
+        [SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT
+    )
+    assert result.stdout == "96 64 30 (64, 96, 3)\n", result.stderr
+
+
+# --- standard input ---
+
+
+def piped(data: bytes, show: str = "len(list(source))") -> str:
+    """What a process prints that opens ``data`` on its standard input."""
+    script = (
+        "from runtime.errors import VideoError\nfrom runtime.video.source import open_source\n"
+        f"try:\n    with open_source('-') as source: print({show})\nexcept VideoError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60, cwd=ROOT)
+    return done.stdout.decode().strip()
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mkv"])
+def test_standard_input_gives_what_the_file_gives(make_clip: Any, name: str) -> None:
+    path = make_clip(name, ticks=[i * 3600 for i in range(30)])
+    show = "source.info.live, [(str(f.pts), str(f.duration), int(f.image.sum())) for f in source]"
+    from_file = [(str(f.pts), str(f.duration), int(f.image.sum())) for f in read_all(path)]
+    assert piped(path.read_bytes(), show) == f"False {from_file}"
+
+
+def test_what_cannot_be_read_from_standard_input(make_clip: Any) -> None:
+    assert "standard input cannot be opened as video" in piped(b"")
+    assert "standard input cannot be opened as video" in piped(b"no video at all" * 999)
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    behind = make_clip("clip.mp4", size=(320, 240), draw=lambda *args: noise).read_bytes()
+    assert len(behind) > 1 << 17  # too much to be held until the index comes, at the end
+    assert "index is in front" in piped(behind)
+    cut = make_clip("clip.mkv", ticks=[i * 3600 for i in range(50)]).read_bytes()
+    assert "broke off after frame" in piped(cut[: len(cut) // 2])
 
 
 # --- pictures ---

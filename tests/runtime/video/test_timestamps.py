@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.video.sink import Ticks, open_sink
-from runtime.video.source import Timestamps, open_source
+from runtime.video.source import ArrivalClock, Timestamps, open_source
 
 BASES = st.sampled_from([Fraction(1, 90_000), Fraction(1, 12_800), Fraction(1, 1000), Fraction(1001, 30_000)])
 VARIABLE = [0, 3003, 6006, 6007, 20_000, 20_100, 95_123, 100_000, 271_828, 314_159]  # in 1/90000 s, no two steps alike
@@ -135,3 +135,25 @@ def test_real_clips(tmp_path: Path, assets: Any, copy_clip: Any, frame_times: An
         assert first.info.rate is not None
         assert abs(again.info.rate / first.info.rate - 1) < Fraction(1, 50)
         assert [frame.pts for frame in again] == times
+
+
+def test_arrival_clock_counts_what_a_packet_has_waited() -> None:
+    clock = ArrivalClock()
+    assert clock.captured(3.0, 50.0) == 50.0  # nothing is known yet
+    clock.note(3.0, 50.0)
+    clock.note(3.1, 50.4)  # came 0.3 s later than the one before
+    assert clock.captured(3.1, 50.4) == pytest.approx(50.1)
+    clock.note(3.2, 50.1)  # a burst: the first one had waited for 0.1 s itself
+    assert clock.captured(3.2, 50.1) == pytest.approx(50.1)
+    clock.note(3.3, 50.5)
+    assert clock.captured(3.3, 50.5) == pytest.approx(50.2)
+
+
+def test_arrival_clock_follows_a_slow_sender_and_a_restarted_one() -> None:
+    clock = ArrivalClock()
+    for i in range(10_000):  # 1000 s of a sender whose clock is 50 ppm slow
+        clock.note(i / 10, i / 10 * (1 + 5e-5))
+    now = 999.9 * (1 + 5e-5)
+    assert now - clock.captured(999.9, now) < 1e-3
+    clock.note(0.0, 1200.0)
+    assert clock.captured(0.0, 1200.0) == 1200.0

@@ -24,6 +24,7 @@ from runtime.video.uri import SinkKind, SourceKind, parse_sink, parse_source
         ("rtsp://cam/1", SourceKind.NETWORK, "rtsp://cam/1"),
         ("https://x/clip.mp4", SourceKind.NETWORK, "https://x/clip.mp4"),
         ("csi://0", SourceKind.CSI, "0"),
+        ("-", SourceKind.STDIN, "pipe:0"),
         ("gst:videotestsrc", SourceKind.GSTREAMER, "videotestsrc"),
     ],
 )
@@ -55,7 +56,9 @@ def test_sinks(text: str, kind: SinkKind) -> None:
     assert parse_sink(text).kind is kind
 
 
-@pytest.mark.parametrize("text", ["", "-", "foo://x", "a_%d_%d.png", "v4l2://", "file://host/x.mp4"])
+@pytest.mark.parametrize(
+    "text", ["", "csi://", "csi://x", "gst: ", "foo://x", "a_%d_%d.png", "v4l2://", "file://host/x.mp4"]
+)
 def test_unknown_sources(text: str) -> None:
     with pytest.raises(UsageError):
         parse_source(text)
