@@ -64,6 +64,7 @@ class VideoFrame:
     ``pts``: seconds since the source's first frame, exact. ``index``: counts frames from 0.
     ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
     missing between the frame before and this one.
+    ``original``: the image before all stages, for a sink that compares; None unless it was asked for.
     """
 
     image: Frame
@@ -71,6 +72,7 @@ class VideoFrame:
     index: int
     duration: Fraction | None = None
     gap: bool = False
+    original: Frame | None = None
 
 
 @dataclass(frozen=True)
