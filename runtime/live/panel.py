@@ -26,7 +26,10 @@ class Panel:
             ],
             "offers": self._switcher.offers,
             "busy": self._switcher.busy,
-            "codes": self._codes(),
+            "codes": [
+                _described(dial, self._controls.said(dial.stage).get(dial.port.name, ""))
+                for dial in self._controls.dials
+            ],
         }
 
     def milliseconds(self) -> list[float | None]:
@@ -41,10 +44,6 @@ class Panel:
         if kind not in self._actions:
             raise UsageError(f"the page asks for {kind[:80]!r}, which is nothing that can be done")
         return self._actions[kind](content)
-
-    def _codes(self) -> list[dict[str, Any]]:
-        said = [self._controls.said(stage) for stage in range(len(self._switcher.slots))]
-        return [_described(dial, said[dial.stage].get(dial.port.name, "")) for dial in self._controls.dials]
 
     def _code(self, content: dict[str, Any]) -> str:
         name, value = _text(content, "name"), _text(content, "value")
