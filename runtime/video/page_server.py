@@ -308,7 +308,7 @@ class PageServer:
         self._note_number += 1
         note = {"type": "note", "bad": bad, "text": text.removeprefix("warning: ")}
         self._notes.append((self._note_number, note))
-        self._refresh()
+        self._refresh(anew=bad)
 
     def note_from_outside(self, text: str) -> None:
         """The same from any thread."""

@@ -246,7 +246,7 @@ function roundUp(value) {
 
 function applyState(next) {
   const first = !state;
-  const beforeThis = state && state.panel;
+  const same = state && JSON.stringify([state.panel, state.ended]) === JSON.stringify([next.panel, next.ended]);
   state = next;
   document.title = `${next.title} – genedge`;
   $("title").textContent = next.title;
@@ -263,11 +263,11 @@ function applyState(next) {
   $("stages").hidden = !panel;
   $("codes").hidden = !panel || !panel.codes.length;
   if (!panel) return;
-  if (!beforeThis || JSON.stringify(beforeThis) !== JSON.stringify(panel) || !$("stage-list").children.length) {
+  if (same) {
+    restore(panel);
+  } else {
     showStages(panel, Boolean(panel.busy || next.ended));
     showCodes(panel.codes, Boolean(next.ended));
-  } else {
-    restore(panel);
   }
   $("busy").hidden = !panel.busy;
   $("busy").textContent = panel.busy ? `opening ${panel.busy}` : "";
@@ -316,6 +316,7 @@ function showStages(panel, locked) {
   }));
 }
 
+// What was asked for and refused is put back to what counts.
 function restore(panel) {
   panel.stages.forEach((stage, index) => {
     $(`bundle-${index}`).value = stage.bundle;
