@@ -6,6 +6,7 @@ OpenCV, PyAV and the engines are imported by the verb that needs them, so ``--he
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -335,8 +336,8 @@ def _run(options: argparse.Namespace) -> int:
                 browser=browser,
             )
         )
-        switcher = _page(stack, sink, slots, controls, options) if isinstance(sink, BrowserSink) else None
-        job = _Job(options, source, sink, bundles, choices, stages, (width, height), controls, switcher)
+        switcher = _page(stack, sink, slots, images, controls, options) if isinstance(sink, BrowserSink) else None
+        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, _say_between))
         if controls.dials:
@@ -349,7 +350,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _page(
-    stack: ExitStack, sink: BrowserSink, slots: Sequence[Slot], controls: Controls, options: argparse.Namespace
+    stack: ExitStack,
+    sink: BrowserSink,
+    slots: Sequence[Slot],
+    images: Sequence[str | None],
+    controls: Controls,
+    options: argparse.Namespace,
 ) -> Switcher:
     """Let the page change codes, bundles and engines of a run."""
     from runtime.live.panel import Panel
@@ -357,10 +363,20 @@ def _page(
     from runtime.stages import open_stage
 
     live, hides = sink.screen.live, not sink.screen.compares
+    shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
 
     def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
+        # --image is about the bundle that the stage has begun with
+        image = next((image for own, name, image in shown if own is slot and name == bundle.manifest.name), None)
         return open_stage(
-            bundle, choice, slot.height, slot.width, tile=options.tile, threads=options.threads, live=live
+            bundle,
+            choice,
+            slot.height,
+            slot.width,
+            tile=options.tile,
+            threads=options.threads,
+            live=live,
+            image=image,
         )
 
     def told(text: str) -> None:
@@ -482,7 +498,6 @@ class _Job:
         bundles: list[Bundle],
         choices: list[Choice],
         stages: list[Session],
-        size: tuple[int, int],
         controls: Controls,
         switcher: Switcher | None,
     ) -> None:
@@ -490,7 +505,7 @@ class _Job:
         from runtime.cuts import Beginnings
 
         self.options, self.source, self.sink = options, source, sink
-        self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
+        self.bundles, self.choices, self.stages = bundles, choices, stages
         # nobody is reset where there is no state, so nobody needs to look
         recurrent = any(bundle.manifest.states for bundle in bundles) or (switcher is not None and switcher.recurrent)
         self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
@@ -500,6 +515,12 @@ class _Job:
         run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins)
         self.sink.linger()
         return EXIT_OK
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the frames that leave, the last ones where a stage became another."""
+        scale = math.prod(stage.scale for stage in self.stages)
+        return self.source.info.width * scale, self.source.info.height * scale
 
     def _keeping_originals(self, frame: VideoFrame) -> bool:
         frame.original = frame.image

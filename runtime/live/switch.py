@@ -201,7 +201,7 @@ class Switcher:
         if engine not in choices:
             raise UsageError(f"{name} does not run on {engine[:80]!r} here: choose among {', '.join(choices)}")
         slot, bundle = self.slots[stage], self._bundles[name]
-        if slot.bundle.manifest.task == "face-deid" and bundle is not slot.bundle:
+        if slot.bundle.manifest.task == "face-deid" and name != slot.bundle.manifest.name:
             raise UsageError(f"{slot.bundle.manifest.name} hides faces, so its stage stays what it is")
         scale, last = bundle.manifest.geometry.scale, stage == len(self.slots) - 1
         if scale != slot.session.scale and not (self._resizes and last):

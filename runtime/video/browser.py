@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from runtime.video.preview import Pace
 from runtime.video.sink import Sink
 from runtime.video.source import SourceInfo, VideoFrame
 from runtime.video.uri import SinkUri, host_and_port
+
+if TYPE_CHECKING:
+    from runtime.video.page_server import PageServer
 
 LONGEST_SIDE = 1280  # pixels of a picture on the page, unless its viewer asks for all of them
 JPEG_QUALITY = 90
@@ -66,8 +69,10 @@ def access_for(uri: SinkUri, host: str | None, token_file: Path | None) -> Acces
     The token is what stands in ``token_file``, else in ``$GENEDGE_TOKEN``, else one is made up where one is needed.
 
     Raises :class:`UsageError` where another address than this machine's own is to be used without ``host``, or the
-    token is too short; :class:`VideoError` where the port is taken.
+    token is too short; :class:`MissingExtraError` without the extra ``preview``; :class:`VideoError` where the port is
+    taken.
     """
+    _server()
     address, port = host_and_port(uri)
     if host is None and not is_loopback(address):
         raise UsageError(
@@ -83,6 +88,14 @@ def access_for(uri: SinkUri, host: str | None, token_file: Path | None) -> Acces
     access = Access(address, port, token, told)
     listen(access).close()
     return access
+
+
+def _server() -> type[PageServer]:
+    try:
+        from runtime.video.page_server import PageServer
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "aiohttp", "preview") from None
+    return PageServer
 
 
 def is_loopback(host: str) -> bool:
@@ -219,14 +232,10 @@ class BrowserSink(Sink):
     """
 
     def __init__(self, source: SourceInfo, access: Access, *, compares: bool, say: Say) -> None:
-        try:
-            from runtime.video.page_server import PageServer
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "aiohttp", "preview") from None
         self.warnings = []
         self.screen = Screen(source, compares=compares)
         self._pace = Pace(live=source.live)
-        self._server = PageServer(self.screen, access, listen(access))
+        self._server = _server()(self.screen, access, listen(access))
         self._stopped = threading.Event()
         say(f"look at {self._server.address}")
 

@@ -177,7 +177,7 @@ function drawPlots() {
   const latency = timed ? latencyOf(timed) : null;
   const parts = timed && timed.stages.length > 1 && !delayed ? ` (${timed.stages.map(trimmed).join(" + ")})` : "";
   $("value-latency").textContent = latency === null ? "–" : `${latency.toFixed(1)} ms${parts}`;
-  $("value-drops").textContent = `${sum(points.map(left))} frames`;
+  $("value-drops").textContent = String(sum(points.map(left)));
   lane("plot-fps", (point) => point.fps, "--fps", state ? state.rate : null);
   lane("plot-latency", latencyOf, "--latency", null);
   lane("plot-drops", left, "--drops", null);

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from argparse import Namespace
@@ -21,7 +22,7 @@ from bundle_factory import CODE_MAP, CODES, small_manifest
 
 from runtime.cli import browser_of, run
 from runtime.control import Controls
-from runtime.errors import UsageError, VideoError
+from runtime.errors import MissingExtraError, UsageError, VideoError
 from runtime.live.panel import Panel
 from runtime.live.switch import Switcher
 from runtime.manifest import Artifact
@@ -273,6 +274,13 @@ def test_a_token_that_was_made_up_stands_where_browsers_send_it_to_nobody() -> N
 def test_an_address_of_a_page_has_a_port_and_nothing_behind_it(text: str) -> None:
     with pytest.raises(UsageError, match=r"as in http://127\.0\.0\.1:8080"):
         parse_sink(text)
+
+
+def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "runtime.video.page_server", raising=False)
+    with pytest.raises(MissingExtraError, match=r'aiohttp is not installed: pip install "genedge\[preview\]"'):
+        browser_of(options("http://127.0.0.1:0"), compares=True)
 
 
 def test_options_of_a_page_are_for_a_page(tmp_path: Path) -> None:

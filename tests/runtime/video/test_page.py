@@ -229,7 +229,7 @@ def test_the_plot_is_drawn_and_its_figures_are_those_of_the_run(
         assert figure is not None
         assert float(figure[1]) == pytest.approx(rate, rel=0.5)
         assert float(page.inner_text("#value-latency").removesuffix(" ms")) > 0
-        assert page.inner_text("#value-drops").endswith(" frames")
+        assert page.inner_text("#value-drops").isdigit()
         for name in ("fps", "latency", "drops"):
             drawn = page.evaluate(
                 """(name) => {
