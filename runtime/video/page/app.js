@@ -260,6 +260,8 @@ function applyState(next) {
   }
   showView();
   const panel = next.panel;
+  document.body.classList.toggle("bare", !panel);
+  $("side").hidden = !panel;
   $("stages").hidden = !panel;
   $("codes").hidden = !panel || !panel.codes.length;
   if (!panel) return;
