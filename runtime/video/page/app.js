@@ -25,6 +25,7 @@ function connect() {
   socket.onopen = () => {
     retry = 500;
     number = 0;
+    points = []; // all of them come again
     sendView();
   };
   socket.onmessage = (event) => {
@@ -33,9 +34,20 @@ function connect() {
   };
   socket.onclose = () => {
     if (!state || !state.ended) status("lost", "no connection");
-    setTimeout(connect, retry);
+    setTimeout(reconnect, retry);
     retry = Math.min(5000, 2 * retry);
   };
+}
+
+// Another run may be there by now, with another token.
+function reconnect() {
+  fetch("/app.js", { method: "HEAD" }).then(
+    (answer) => (answer.status === 401 ? location.reload() : connect()),
+    () => {
+      setTimeout(reconnect, retry);
+      retry = Math.min(5000, 2 * retry);
+    },
+  );
 }
 
 function send(message) {
@@ -178,6 +190,7 @@ function drawPlots() {
   const parts = timed && timed.stages.length > 1 && !delayed ? ` (${timed.stages.map(trimmed).join(" + ")})` : "";
   $("value-latency").textContent = latency === null ? "–" : `${latency.toFixed(1)} ms${parts}`;
   $("value-drops").textContent = String(sum(points.map(left)));
+  $("lane-latency").hidden = !latency && !(state && state.panel);
   lane("plot-fps", (point) => point.fps, "--fps", state ? state.rate : null);
   lane("plot-latency", latencyOf, "--latency", null);
   lane("plot-drops", left, "--drops", null);

@@ -443,6 +443,19 @@ def test_frames_that_never_came_are_counted() -> None:
         talk(sink, scenario)
 
 
+def test_the_time_from_the_camera_to_the_page_is_told() -> None:
+    async def scenario(client: Any) -> None:
+        async with viewer(client) as looking:
+            points = (await looking.text("stats", lambda stats: stats["points"][-1]["delay"] is not None))["points"]
+            assert 250 <= points[-1]["delay"] < 1000
+
+    with page() as sink:
+        frame = frame_of(0)
+        frame.captured = time.monotonic() - 0.25  # type: ignore[attr-defined]
+        sink.write(frame)
+        talk(sink, scenario)
+
+
 def test_files_play_at_their_own_speed() -> None:
     info = SourceInfo("clip.mp4", 64, 48, Fraction(30), Fraction(1, 30))
     with page(info) as sink:
