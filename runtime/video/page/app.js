@@ -112,6 +112,7 @@ function draw() {
   if (canvas.width !== after.width || canvas.height !== after.height) {
     canvas.width = after.width;
     canvas.height = after.height;
+    $("frame").style.setProperty("--aspect", after.width / after.height);
   }
   canvas.style.width = $("full").checked ? `${after.width / devicePixelRatio}px` : "";
   const context = canvas.getContext("2d");

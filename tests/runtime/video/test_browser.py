@@ -363,6 +363,25 @@ def test_nothing_is_encoded_while_nobody_looks_and_once_for_all_who_do() -> None
         assert sink._server.encoded == 1
 
 
+def test_there_is_an_end_to_how_many_may_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.video import page_server
+
+    monkeypatch.setattr(page_server, "MOST_VIEWERS", 1)
+
+    async def scenario(client: Any) -> None:
+        async with viewer(client) as looking:
+            await looking.text("state")
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                await client.ws_connect("/live")
+        while sink.screen.looking:
+            await asyncio.sleep(0.01)
+        async with viewer(client) as following:
+            await following.text("state")
+
+    with page() as sink:
+        talk(sink, scenario)
+
+
 def test_a_frame_is_taken_as_it_was_though_its_memory_is_used_again() -> None:
     async def scenario(client: Any) -> None:
         async with viewer(client) as looking:
