@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[cpu,deid,export,test]"
+	$(BIN)/pip install --quiet --editable ".[cpu,deid,export,preview,test]"
 	touch $@
 
 demo: $(VENV)/.installed

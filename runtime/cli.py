@@ -6,6 +6,7 @@ OpenCV, PyAV and the engines are imported by the verb that needs them, so ``--he
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -32,16 +33,26 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.control import Controls
     from runtime.engines.settings import EngineOptions, Profile
+    from runtime.live.switch import Slot, Switcher
     from runtime.pipeline import PipelineReport
     from runtime.sessions import Choice, Session
     from runtime.verify import Verdict
+    from runtime.video.browser import BrowserSink
     from runtime.video.sink import Sink
-    from runtime.video.source import Source, VideoFrame
+    from runtime.video.source import Source, SourceInfo, VideoFrame
 
 MIB = 1 << 20
 
 #: package that an import may miss -> the extra that brings it; None: a base dependency
-EXTRAS = {"openvino": "cpu", "onnxruntime": "cpu", "tensorrt": "tensorrt", "cv2": None, "av": None, "numpy": None}
+EXTRAS = {
+    "openvino": "cpu",
+    "onnxruntime": "cpu",
+    "tensorrt": "tensorrt",
+    "aiohttp": "preview",
+    "cv2": None,
+    "av": None,
+    "numpy": None,
+}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="OUTPUT",
-        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://",
+        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://, or http://127.0.0.1:8080: "
+        "a page in the browser; files play once at their own speed, the last picture stays until nobody has looked for "
+        "10 s",
     )
     engine_options(running)
     running.add_argument(
@@ -217,6 +230,14 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         "(microseconds that it looks at a stream first; default: 500000 for RTSP and the like)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="of -o http://…: where other machines see the page too, with a token (0.0.0.0)",
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="token of the page (default: $GENEDGE_TOKEN, else made up)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
@@ -393,18 +414,42 @@ def _batch_size(text: str) -> tuple[int, int, int]:
     return (int(count), *frame_size(size))
 
 
+def browser_of(options: argparse.Namespace, *, compares: bool) -> Callable[[SourceInfo], BrowserSink] | None:
+    """What makes the page of ``-o http://…``, None for other outputs; ``compares``: it may show the original frames.
+
+    Raises what :func:`runtime.video.browser.access_for` does, and :class:`UsageError` for options of a page that there
+    is none of.
+    """
+    from runtime.video.uri import SinkKind, parse_sink
+
+    uri = parse_sink(options.output)
+    if uri.kind is not SinkKind.BROWSER:
+        if options.host is not None or options.token_file is not None:
+            option = "--token-file" if options.host is None else "--host"
+            raise UsageError(f"{option} is for -o http://ADDRESS:PORT: leave it out")
+        return None
+    from runtime.video.browser import BrowserSink, access_for
+
+    access = access_for(uri, options.host, options.token_file)
+    return lambda source: BrowserSink(source, access, compares=compares, say=say)
+
+
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
     from runtime.control import FileWatcher, KeyReader, Keys
+    from runtime.live.switch import Slot, SwitchSession
     from runtime.sessions import choose
     from runtime.stages import open_stage
+    from runtime.video.browser import BrowserSink
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
     bundles = [open_bundle(place) for place in options.bundle]
+    hides = any(bundle.manifest.task == "face-deid" for bundle in bundles)  # then nobody shall see who it was
+    browser = browser_of(options, compares=not hides)
     images = _images(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines = engines_of(options, (choice.backend for choice in choices))
@@ -413,9 +458,10 @@ def _run(options: argparse.Namespace) -> int:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
         height, width = source.info.height, source.info.width
-        stages = []
+        stages: list[Session] = []
+        slots = []
         for bundle, choice, image in zip(bundles, choices, images, strict=True):
-            session = open_stage(
+            session: Session = open_stage(
                 bundle,
                 choice,
                 height,
@@ -426,6 +472,9 @@ def _run(options: argparse.Namespace) -> int:
                 image=image,
                 engines=engines,
             )
+            if browser is not None:
+                session = SwitchSession(session)
+                slots.append(Slot(bundle, choice, session, height, width))
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
             controls.attach(len(stages) - 1, session, height, width)
@@ -442,9 +491,11 @@ def _run(options: argparse.Namespace) -> int:
                 crf=options.crf,
                 preset=options.preset,
                 audio=not options.no_audio,
+                browser=browser,
             )
         )
-        job = _Job(options, source, sink, bundles, choices, stages, (width, height), controls)
+        switcher = _page(stack, sink, slots, images, controls, options, engines) if isinstance(sink, BrowserSink) else None
+        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, _say_between))
         if controls.dials:
@@ -454,6 +505,50 @@ def _run(options: argparse.Namespace) -> int:
             if on_terminal or options.output.startswith("display:"):
                 say(keys.hint)
         return job.run()
+
+
+def _page(
+    stack: ExitStack,
+    sink: BrowserSink,
+    slots: Sequence[Slot],
+    images: Sequence[str | None],
+    controls: Controls,
+    options: argparse.Namespace,
+    engines: EngineOptions,
+) -> Switcher:
+    """Let the page change codes, bundles and engines of a run."""
+    from runtime.live.panel import Panel
+    from runtime.live.switch import Switcher, bundles_here
+    from runtime.stages import open_stage
+
+    live, hides = sink.screen.live, not sink.screen.compares
+    shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
+
+    def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
+        # --image is about the bundle that the stage has begun with
+        image = next((image for own, name, image in shown if own is slot and name == bundle.manifest.name), None)
+        return open_stage(
+            bundle,
+            choice,
+            slot.height,
+            slot.width,
+            tile=options.tile,
+            threads=options.threads,
+            live=live,
+            image=image,
+            engines=engines,
+        )
+
+    def told(text: str) -> None:
+        _say_between(text)
+        sink.tell(text)
+
+    # a stage that hides faces stays what it is
+    bundles = [] if hides else [bundle for bundle in bundles_here() if bundle.manifest.task != "face-deid"]
+    switcher = Switcher(slots, opens, controls, told, resizes=True, backend=options.backend, bundles=bundles)
+    stack.callback(switcher.close)
+    sink.screen.panel = Panel(controls, switcher)
+    return switcher
 
 
 def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
@@ -576,21 +671,33 @@ class _Job:
         bundles: list[Bundle],
         choices: list[Choice],
         stages: list[Session],
-        size: tuple[int, int],
         controls: Controls,
+        switcher: Switcher | None,
     ) -> None:
-        self.controls = controls
+        self.controls, self.switcher = controls, switcher
         from runtime.cuts import Beginnings
 
         self.options, self.source, self.sink = options, source, sink
-        self.bundles, self.choices, self.stages, self.size = bundles, choices, stages, size
+        self.bundles, self.choices, self.stages = bundles, choices, stages
         # nobody is reset where there is no state, so nobody needs to look
-        recurrent = any(bundle.manifest.states for bundle in bundles)
+        recurrent = any(bundle.manifest.states for bundle in bundles) or (switcher is not None and switcher.recurrent)
         self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
 
     def run(self) -> int:
-        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=self.beginnings)
+        begins = self.beginnings if self.switcher is None else self._keeping_originals
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins)
+        self.sink.linger()
         return EXIT_OK
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the frames that leave, the last ones where a stage became another."""
+        scale = math.prod(stage.scale for stage in self.stages)
+        return self.source.info.width * scale, self.source.info.height * scale
+
+    def _keeping_originals(self, frame: VideoFrame) -> bool:
+        frame.original = frame.image
+        return self.beginnings is not None and self.beginnings(frame)
 
     def _tell(self, report: PipelineReport, outcome: str, error: str | None) -> None:
         if self.sink.frames_written:
@@ -643,6 +750,7 @@ class _Job:
                     )
                 )
             ],
+            "switched": self.switcher.switched if self.switcher is not None else [],
             **report.to_dict(),
             "gaps": [asdict(gap) for gap in self.source.gaps],
             "resets": self.beginnings.to_dict() if self.beginnings is not None else None,

@@ -78,15 +78,8 @@ class Controls:
     def __init__(self, manifests: Sequence[Manifest]) -> None:
         self._lock = threading.RLock()
         self._open: dict[int, tuple[Session, int, int]] = {}
-        ports = [(stage, manifest, port) for stage, manifest in enumerate(manifests) for port in code_ports(manifest)]
-        names = [port.name for _, _, port in ports]
-        dials = []
-        for stage, manifest, port in ports:
-            assert port.code is not None
-            name = port.name if names.count(port.name) == 1 else f"{stage + 1}.{port.name}"
-            numbers = np.array(port.code.default, dtype=np.float32)
-            dials.append(Dial(name, stage, manifest.name, port, port.code, numbers, text=port.code.spelled(numbers)))
-        self.dials = tuple(dials)
+        self._manifests = list(manifests)
+        self.dials = _dials(self._manifests)
 
     def dial(self, name: str) -> Dial:
         """The code that is called ``name``: STAGE.NAME (stages count from 1), or else NAME or BUNDLE.NAME.
@@ -152,6 +145,26 @@ class Controls:
                 if dial.stage == stage:
                     self._hand_on(dial, dial.numbers, dial.picture)
 
+    def exchange(self, stage: int, manifest: Manifest, session: Session, height: int, width: int) -> None:
+        """A stage becomes what ``manifest`` describes, and ``session`` what its codes go to; else as :meth:`attach`.
+
+        Codes of the same name and rule as before keep what they are set to, the others begin with their default.
+        """
+        with self._lock:
+            manifests = [*self._manifests]
+            manifests[stage] = manifest
+            dials = _dials(manifests)
+            before = {(dial.stage, dial.port.name): dial for dial in self.dials}
+            for dial in dials:
+                old = before.get((dial.stage, dial.port.name))
+                if old is not None and (old.code, old.port.is_map) == (dial.code, dial.port.is_map):
+                    dial.numbers, dial.picture, dial.text, dial.hashed = old.numbers, old.picture, old.text, old.hashed
+            for dial in dials:
+                if dial.stage == stage:
+                    _give(dial, dial.numbers, dial.picture, session, height, width)
+            self._open[stage] = session, height, width
+            self._manifests, self.dials = manifests, dials
+
     def said(self, stage: int) -> dict[str, str]:
         """What the codes of a stage (from 0) are set to, for a report."""
         with self._lock:
@@ -165,14 +178,31 @@ class Controls:
 
     def _set(self, dial: Dial, numbers: Numbers, picture: Picture | None, text: str, hashed: bool = False) -> None:
         with self._lock:
+            dial = self.dial(dial.spellings[2])  # its stage may have become another since
             self._hand_on(dial, numbers, picture)
             dial.numbers, dial.picture, dial.text, dial.hashed = numbers, picture, text, hashed
 
     def _hand_on(self, dial: Dial, numbers: Numbers, picture: Picture | None) -> None:
         if dial.stage in self._open:
-            session, height, width = self._open[dial.stage]
-            values = numbers if picture is None else picture.numbers(dial.code, height, width)
-            session.set_code(dial.port.name, values)
+            _give(dial, numbers, picture, *self._open[dial.stage])
+
+
+def _give(dial: Dial, numbers: Numbers, picture: Picture | None, session: Session, height: int, width: int) -> None:
+    values = numbers if picture is None else picture.numbers(dial.code, height, width)
+    session.set_code(dial.port.name, values)
+
+
+def _dials(manifests: Sequence[Manifest]) -> tuple[Dial, ...]:
+    """The codes of all stages in their order, set to their defaults."""
+    ports = [(stage, manifest, port) for stage, manifest in enumerate(manifests) for port in code_ports(manifest)]
+    names = [port.name for _, _, port in ports]
+    dials = []
+    for stage, manifest, port in ports:
+        assert port.code is not None
+        name = port.name if names.count(port.name) == 1 else f"{stage + 1}.{port.name}"
+        numbers = np.array(port.code.default, dtype=np.float32)
+        dials.append(Dial(name, stage, manifest.name, port, port.code, numbers, text=port.code.spelled(numbers)))
+    return tuple(dials)
 
 
 def read_passcode(path: Path) -> str:
@@ -219,7 +249,7 @@ class Keys:
         with self._lock:
             if key == OTHER:
                 self._chosen = (self._chosen + 1) % len(dials)
-            dial = dials[self._chosen]
+            dial = dials[self._chosen % len(dials)]  # a stage may have become another, with fewer codes
             try:
                 if key != OTHER:
                     self._controls.step(dial.spellings[2], 1 if key == NEXT else -1)

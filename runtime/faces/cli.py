@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import (
+    browser_of,
     count,
     engine_options,
     engines_of,
@@ -138,6 +139,7 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
+    browser = browser_of(options, compares=False)
     _check_beside(options)
     passcode = read_passcode(options.passcode_file, options.passcode_env, ask=options.ask_passcode)
     if options.vault is not None and passcode is None:
@@ -219,6 +221,7 @@ def deid(options: argparse.Namespace) -> int:
                 preset=options.preset,
                 audio=options.keep_audio,
                 keep_partial=True,
+                browser=browser,
             )
         )
         return _Job(options, source, detector, sink, stages, gallery).run()
@@ -306,6 +309,7 @@ class _Job:
 
     def run(self) -> int:
         run_told(self.options, self.source, self.stages, self.sink, self._tell)
+        self.sink.linger()
         return EXIT_NOT_MET if self.source.counts.covered_whole else EXIT_OK
 
     def _tell(self, report: PipelineReport, outcome: str, error: str | None) -> None:

@@ -39,6 +39,24 @@ def require_display() -> None:
     raise VideoError(f"no window can be opened on this display: {_INSTEAD}")
 
 
+class Pace:
+    """Holds frames back to the speed at which they were filmed; those of a ``live`` source are due as they come."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._zero: float | None = None  # monotonic time at which pts 0 was due
+
+    def wait(self, pts: Fraction) -> None:
+        """Return when the frame is due. A late frame moves the clock: nothing is shown faster to catch up."""
+        now = time.monotonic()
+        if self._live or self._zero is None or self._zero + float(pts) < now:
+            self._zero = now - float(pts)
+            return
+        wait = self._zero + float(pts) - now
+        if wait > 0.001:
+            time.sleep(wait)
+
+
 class WindowSink(Sink):
     """Shows frames in a window. q, Esc or closing the window sets ``stop_requested``; other keys go to ``on_key``.
 
@@ -50,18 +68,15 @@ class WindowSink(Sink):
         require_display()
         self.warnings = []
         self._size = width, height
-        self._live = live
+        self._pace = Pace(live=live)
         self._title = title
         self._shown = False
-        self._zero = 0.0  # monotonic time at which pts 0 was due
 
     def write(self, frame: VideoFrame) -> None:
         import cv2
 
         _check_frame(frame.image, *self._size)
-        wait = self._wait_for(frame.pts)
-        if wait > 0.001:
-            time.sleep(wait)
+        self._pace.wait(frame.pts)
         try:
             if not self._shown:
                 cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
@@ -77,15 +92,6 @@ class WindowSink(Sink):
             self.stop_requested = True
         elif key < 128 and self.on_key is not None:  # 255: none
             self.on_key(chr(key))
-
-    def _wait_for(self, pts: Fraction) -> float:
-        """Seconds until a frame is due. A late frame moves the clock: nothing is shown faster to catch up."""
-        now = time.monotonic()
-        due = self._zero + float(pts)
-        if self._live or self.frames_written == 0 or due < now:
-            self._zero = now - float(pts)
-            return 0.0
-        return due - now
 
     def close(self) -> None:
         import cv2

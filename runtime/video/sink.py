@@ -75,6 +75,9 @@ class Sink(ABC):
         """Stop early: what was written becomes a playable file that ends there; if nothing was, nothing is left."""
         self.close()
 
+    def linger(self) -> None:  # noqa: B027 - most have nothing to wait for
+        """Called at the end of a run that is complete: return when nobody looks at the last frame any longer."""
+
     def __enter__(self: S) -> S:
         return self
 
@@ -94,7 +97,7 @@ def check_sink(text: str, *, source: SourceInfo | None = None, overwrite: bool =
     that is the input.
     """
     uri = parse_sink(text)
-    if uri.kind in (SinkKind.DISPLAY, SinkKind.NULL):
+    if uri.kind in (SinkKind.DISPLAY, SinkKind.BROWSER, SinkKind.NULL):
         return uri
     folder = uri.path.parent
     if not folder.is_dir():
@@ -130,6 +133,7 @@ def open_sink(
     audio: bool = True,
     threads: int = 0,
     keep_partial: bool = False,
+    browser: Callable[[SourceInfo], Sink] | None = None,
 ) -> Sink:
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
 
@@ -137,12 +141,17 @@ def open_sink(
     better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
     ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
+    ``browser``: makes the :class:`runtime.video.browser.BrowserSink` of an output ``http://ADDRESS:PORT``.
 
     Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
     """
     uri = check_sink(text, source=source, overwrite=overwrite)
     if uri.kind is SinkKind.NULL:
         return NullSink(width, height)
+    if uri.kind is SinkKind.BROWSER:
+        if browser is None:
+            raise UsageError(f"{text}: a page in the browser is no output of this command")
+        return browser(source)
     if uri.kind is SinkKind.DISPLAY:
         from runtime.video.preview import WindowSink
 

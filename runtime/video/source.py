@@ -72,7 +72,7 @@ class VideoFrame:
     ``duration``: seconds that the frame is shown, where the source says so. ``gap``: the source knows that something is
     missing between the frame before and this one. ``damaged``: the decoder could not read all of it, and has filled
     the rest with what it had. ``captured``: when a live source took it, in seconds of ``time.monotonic()``; None for
-    files.
+    files. ``original``: the image before all stages, for a sink that compares; None unless it was asked for.
     """
 
     image: Frame
@@ -82,6 +82,7 @@ class VideoFrame:
     gap: bool = False
     damaged: bool = False
     captured: float | None = None
+    original: Frame | None = None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class SinkKind(Enum):
     PATTERN = "pattern"
     PICTURE = "picture"
     DISPLAY = "display"
+    BROWSER = "browser"
     NULL = "null"
 
 
@@ -57,7 +58,7 @@ class SourceUri:
 
 @dataclass(frozen=True)
 class SinkUri:
-    """A parsed OUTPUT. ``target`` is a path, or empty for ``display://`` and ``null://``."""
+    """A parsed OUTPUT. ``target`` is a path, ``host:port`` for a browser, or empty for ``display://`` and ``null://``."""
 
     kind: SinkKind
     target: str
@@ -125,7 +126,9 @@ def parse_sink(text: str) -> SinkUri:
         return SinkUri(SinkKind.DISPLAY, "", text)
     if scheme == "null":
         return SinkUri(SinkKind.NULL, "", text)
-    if text.startswith("gst:") or scheme in ("vcam", "http", "https", "rtsp", "rtmp", "udp", "srt"):
+    if scheme == "http":
+        return SinkUri(SinkKind.BROWSER, "{}:{}".format(*_host_and_port(text)), text)
+    if text.startswith("gst:") or scheme in ("vcam", "https", "rtsp", "rtmp", "udp", "srt"):
         raise UsageError(f"{text}: this output is not supported yet: give a file, display:// or null://")
     if scheme not in ("", "file"):
         raise UsageError(f"{text}: unknown output: give a file such as out.mp4, display:// or null://")
@@ -161,6 +164,23 @@ def _path_of(text: str, scheme: str) -> str:
     if parts.netloc not in ("", "localhost"):
         raise UsageError(f"{text}: a file address has three slashes, as in file:///home/me/clip.mp4")
     return unquote(parts.path)
+
+
+def host_and_port(uri: SinkUri) -> tuple[str, int]:
+    """The host and port of a browser output; port 0 is any that is free."""
+    host, _, port = uri.target.rpartition(":")
+    return host, int(port)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or port is None or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+        raise UsageError(f"{text}: a page in the browser is http://ADDRESS:PORT, as in http://127.0.0.1:8080")
+    return host, port
 
 
 def _one_number(path: Path, text: str) -> None:
