@@ -494,7 +494,9 @@ def _run(options: argparse.Namespace) -> int:
                 browser=browser,
             )
         )
-        switcher = _page(stack, sink, slots, images, controls, options, engines) if isinstance(sink, BrowserSink) else None
+        switcher = None
+        if isinstance(sink, BrowserSink):
+            switcher = _page(stack, sink, slots, images, controls, options, engines)
         job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, _say_between))
