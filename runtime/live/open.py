@@ -12,6 +12,7 @@ from runtime.live.paced import PacedSource
 from runtime.live.reconnect import ReconnectingSource
 from runtime.video.source import SILENCE, Source, SourceOptions, open_source
 
+GLANCE = ("analyzeduration", "100000")  # microseconds: the stream is known, so that pictures are soon back
 QUICK = 3.0  # seconds in which a stream that was open once has to answer again, if it did not take longer then
 
 
@@ -37,7 +38,9 @@ def open_input(text: str, options: SourceOptions, live: LiveOptions) -> Source:
     if source.info.live:
         if live.reconnect:
             timeout = min(options.timeout, max(QUICK, 2 * (time.monotonic() - begin)))
-            again = dataclasses.replace(options, timeout=timeout, silence=options.silence or SILENCE)
+            again = dataclasses.replace(
+                options, timeout=timeout, silence=options.silence or SILENCE, ffmpeg=(GLANCE, *options.ffmpeg)
+            )
             source = ReconnectingSource(source, lambda: open_source(text, options=again), live.reconnect, live.say)
         return NewestSource(source, max_latency=live.max_latency)
     if live.realtime:

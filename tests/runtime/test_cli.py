@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pytest
 from bundle_factory import add_negative, upscale, upscale_model, write_manifest, write_small_bundle
+from live_servers import http_server
 
 from runtime.bundle import open_bundle
 from runtime.cli import run
@@ -89,6 +90,35 @@ def test_a_file_played_in_real_time_tells_its_latency(
     assert run([*arguments, "--realtime", "--max-latency-ms", "0", "--overwrite"]) == 0  # all are too old
     assert json.loads(report.read_text())["frames"] == 0
     assert "all 10 frames were older than --max-latency-ms" in capsys.readouterr().err
+
+
+def test_a_stream_that_comes_back_is_in_the_report(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "out.mkv", tmp_path / "r.json"
+    with http_server(seconds=1) as server:  # every connection gives one second of video, then ends
+        address = server.address("stream.ts")
+        arguments = ["run", "-b", str(bundle), "-i", address, "-o", str(out), "--json", str(report), "--quiet"]
+        assert run([*arguments, "--max-frames", "30"]) == 0
+    content = json.loads(report.read_text())
+    assert content["gaps"]
+    assert content["gaps"][0]["reason"]
+    assert content["latency"]["capture"]["count"] == content["frames"] == 30
+    assert any("gap" in warning for warning in content["warnings"])
+    said = capsys.readouterr().err
+    assert f"{address}: 64x48 at 30 fps as h264; the newest frame wins" in said
+    assert f"warning: {address} is lost (" in said
+    assert f"{address} is back after " in said
+    times = times_of(out)
+    assert times == sorted(set(times))
+    assert times[0] < Fraction(1, 10)
+
+
+def test_video_from_standard_input(bundle: Path, make_clip: Callable[..., Path], tmp_path: Path) -> None:
+    clip, out = make_clip("clip.mkv"), tmp_path / "out.mkv"
+    command = [sys.executable, "-m", "runtime", "run", "-b", bundle, "-i", "-", "-o", out, "--quiet"]
+    subprocess.run(command, cwd=ROOT, input=clip.read_bytes(), check=True, stderr=subprocess.DEVNULL)
+    assert times_of(out) == times_of(clip)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
