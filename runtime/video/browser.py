@@ -200,7 +200,7 @@ class Screen:
         number = 1 if self.newest is None else self.newest.number + 1
         original = frame.original if self.compares else None
         self.newest = Shown(number, frame.image.copy(), original, float(frame.pts))
-        captured = getattr(frame, "captured", None)
+        captured = frame.captured
         if captured is not None:
             self._delays.append(time.monotonic() - captured)
         self.woken()
