@@ -17,6 +17,7 @@ from checkpoint_factory import exported, loaded, saved, write_checkpoint
 from onnx import numpy_helper
 
 import export.build
+import export.parity
 import export.variants
 from export.build import build, check
 from export.config import LIMITS, BuildConfig
@@ -38,7 +39,10 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def config(tmp_path: Path, pictures_folder: Path) -> BuildConfig:
+def config(tmp_path: Path, pictures_folder: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConfig:
+    """Of the tiny net; parity is measured on small frames."""
+    monkeypatch.setattr(export.parity, "FRAME_SIZE", (48, 64))
+    monkeypatch.setattr(export.parity, "ODD_SIZE", (29, 37))
     weights = write_checkpoint(tmp_path / "net.pth")
     return BuildConfig(str(weights), tmp_path / "bundles", variants=("fp32",), frames=(pictures_folder,))
 
@@ -69,6 +73,7 @@ def test_manifest_says_where_it_came_from(tiny_bundle: Path) -> None:
     assert set(manifest.limits) == {"fp32", "fp16", "bf16"}
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_bf16_that_misses_its_limits_is_left_out_and_the_bundle_is_built(
     config: BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +160,8 @@ def test_force_replaces_a_bundle(config: BuildConfig) -> None:
     assert left_behind(config) == ["net"]
 
 
-@pytest.mark.slow
-def test_shipped_weights_build_by_name_with_built_in_photos(tmp_path: Path) -> None:
+def test_shipped_weights_build_by_name_with_built_in_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.parity, "HEAVY", 0)  # parity on smaller frames
     built = build(BuildConfig("sr-x2", tmp_path))
     manifest, shipped = open_bundle(built.folder).manifest, find_shipped("sr-x2")
     assert built.folder == tmp_path / "sr-x2"
@@ -310,6 +315,7 @@ class TestRefused:
             build(replace(config, shape=(64, 99_999)))
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_a_net_whose_reach_cannot_be_measured_takes_whole_frames(
     config: BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
