@@ -17,6 +17,8 @@ from export.gallery import CELL, GAP, MARGIN, TEXT, Cell, Row, checkpoints_in, m
 from runtime.errors import UsageError
 from runtime.manifest import Limits
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 NOWHERE = Path("no-such-folder")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,42 +28,20 @@ from calib.layers import layers_of
 from calib.observers import Range
 from calib.qdq import Int8Qdq, qdq_from_graph
 from export.cli import run
-from export.frame_io import FrameGraph
 from export.int8 import BROKEN_DB, limits_of
-from export.onnx_graph import graph_from_generator
 from export.parity import Pair, VariantParity
 from export.variants import strong_from_qdq
 from runtime.bench import Timing
 from runtime.bundle import Bundle, open_bundle
-from runtime.frames import Frame, SizeRule
+from runtime.frames import Frame
 from runtime.metrics import compare, psnr
 from runtime.sessions import Choice, SessionInfo, choose, runnable
 from runtime.verify import verify
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 INT8 = ("int8", "int8-ort", "int8-strong")
 NAMES = ["node_conv2d", "node_conv2d_1", "node_conv2d_2"]  # the layers of the tiny net
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """Small frames for parity and speed, and no second export of a tiny net: neither is what these tests are about."""
-
-    made: dict[object, bytes] = {}
-
-    def once(graph: FrameGraph, rule: SizeRule, shape: tuple[int, int] | None) -> onnx.ModelProto:
-        values = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
-        key = hashlib.sha256(values).hexdigest(), shape
-        if key not in made:
-            made[key] = graph_from_generator(graph, rule, shape).SerializeToString()
-        return onnx.load_model_from_string(made[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.parity, "FRAME_SIZE", (48, 64))
-        patch.setattr(export.parity, "ODD_SIZE", (29, 37))
-        patch.setattr(export.int8, "BENCH_SIZE", (48, 64))
-        patch.setattr(export.int8, "BENCH_ROUNDS", 3)
-        patch.setattr(export.build, "graph_from_generator", once)
-        yield
 
 
 @dataclass(frozen=True)
