@@ -441,8 +441,10 @@ def test_a_source_that_changes_between_the_passes_is_noticed(
 
 @pytest.fixture(scope="module")
 def real(assets: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sampled]:
-    """A set of all real clips."""
-    clips = sorted(assets("video").glob("*.mp4"))
+    """A set of real clips: with cuts, too small, drawn, and of people."""
+    clips = [
+        assets(f"video/{name}.mp4") for name in ("bigbuckbunny", "bikes", "carphone_pristine", "short_hamilton_clip")
+    ]
     folder = tmp_path_factory.mktemp("real") / "set"
     return folder, sample([str(clip) for clip in clips], folder, Wanted(count=64))
 
@@ -455,7 +457,7 @@ def test_real_clips(real: tuple[Path, Sampled]) -> None:
     assert all(frame.shape == (256, 256, 3) for frame in material.frames)
     taken = {tally.name: tally.taken for tally in result.tallies}
     assert taken.pop("carphone_pristine.mp4") == 0  # 144x176
-    assert min(taken.values()) >= 12
+    assert min(taken.values()) >= 20
     assert [tally.scenes for tally in result.tallies if tally.name == "bikes.mp4"] == [6]  # cuts at 30 76 137 187 242
 
 

@@ -10,6 +10,7 @@ import torch
 from checkpoint_factory import saved, write_checkpoint
 from torch import Tensor, nn
 
+import export.parity
 from export.build import Built, build
 from export.config import BuildConfig
 from export.frame_io import reference_pictures
@@ -86,10 +87,18 @@ def styles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def small_frames(patch: pytest.MonkeyPatch) -> None:
+    """Parity is measured on small frames."""
+    patch.setattr(export.parity, "FRAME_SIZE", (48, 64))
+    patch.setattr(export.parity, "ODD_SIZE", (29, 37))
+
+
 @pytest.fixture(scope="module")
 def built(styles: Path) -> Built:
     module = f"{styles / 'my_styles.py'}:build"
-    return build(BuildConfig(str(styles / "styles.pth"), styles / "bundles", module=module))
+    with pytest.MonkeyPatch.context() as patch:
+        small_frames(patch)
+        return build(BuildConfig(str(styles / "styles.pth"), styles / "bundles", module=module))
 
 
 def test_parity_counts_other_codes_and_every_image(built: Built) -> None:
@@ -126,7 +135,8 @@ def test_a_session_gives_each_image_for_each_code(built: Built) -> None:
 
 
 @pytest.mark.parametrize("how", ["faint", "deaf"])
-def test_a_condition_without_effect_is_refused(how: str, styles: Path) -> None:
+def test_a_condition_without_effect_is_refused(how: str, styles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_frames(monkeypatch)
     config = BuildConfig(str(styles / "styles.pth"), styles / "other", module=f"{styles / 'my_styles.py'}:{how}")
     with pytest.raises(NotMetError, match="styles: style has no effect, any code gives the same picture"):
         build(config)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import runtime
 from runtime.errors import EndedEarlyError, VideoError
 from runtime.frames import Frame, Frames, SizeRule
-from runtime.pipeline import PipelineReport, run_pipeline
+from runtime.pipeline import HURRY, PipelineReport, run_pipeline
 from runtime.sessions.base import Pending, Session, SessionInfo
 from runtime.sessions.fake import FakeSession
 from runtime.stats import Progress
@@ -556,9 +556,10 @@ sys.exit(guarded(main))
 """
 
 
-def interrupted(sink_body: str, abort_body: str, signals: list[float]) -> tuple[int, str, float]:
+def interrupted(sink_body: str, abort_body: str, signals: list[float], hurry: float = HURRY) -> tuple[int, str, float]:
     """Run PROGRAM, send SIGINT after each of ``signals`` seconds; exit code, output, seconds since the first one."""
     program = PROGRAM.replace("SINK_BODY", sink_body).replace("ABORT_BODY", abort_body)
+    program = f"import runtime.pipeline; runtime.pipeline.HURRY = {hurry}\n{program}"
     child = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -607,10 +608,10 @@ def test_a_second_ctrl_c_still_finalises() -> None:
 
 
 def test_a_second_ctrl_c_does_not_hang_on_a_stuck_sink() -> None:
-    code, out, seconds = interrupted("time.sleep(3600) if frame.index == 12 else None", "pass", [0.1, 0.3])
+    code, out, seconds = interrupted("time.sleep(3600) if frame.index == 12 else None", "pass", [0.1, 0.3], hurry=0.5)
     assert code == 130
     assert "aborted" not in out
-    assert seconds < 9  # two seconds of hurry, twice
+    assert seconds < 6  # half a second of hurry, twice
 
 
 def test_a_third_ctrl_c_leaves_at_once() -> None:

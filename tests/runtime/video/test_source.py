@@ -242,7 +242,7 @@ def test_http_and_silent_server(tmp_path: Path, assets: Any, remuxed: Any) -> No
 
     done = threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
         with open_source(f"{address}/clip.mp4") as source:
