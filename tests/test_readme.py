@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from checkpoint_factory import published
 from documents import ROOT, blocks, run_command, run_python, write_clip
 
 import export.cli
@@ -27,10 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the ``model.pth`` and ``clip.mp4`` that the README talks about."""
     from skimage import data
 
-    from export.checkpoint import load_state
-
     folder = tmp_path_factory.mktemp("readme")
-    torch.save({"params": dict(load_state(ROOT / "export/weights/sr-x2.safetensors").state)}, folder / "model.pth")
+    torch.save({"params": published("compact-x2").state()}, folder / "model.pth")
     write_clip(folder / "clip.mp4", data.astronaut())
     return folder
 
