@@ -16,6 +16,7 @@ from runtime.video.source import Gap, Source, VideoFrame
 BURST = 2.0  # seconds of video that a live server may send at once, so that a picture is there soon
 FIRST_WAIT = 0.25  # seconds between two attempts, doubled from one to the next
 LONGEST_WAIT = 2.0
+LIVED = 2.0  # seconds after which a source that is lost again is tried at once, and the waits begin anew
 MOST_GAPS = 1000  # that are kept for the report; later ones are only counted
 
 
@@ -68,6 +69,7 @@ class ReconnectingSource(Source):
         self._source: Source | None = source
         self._open_again, self._give_up, self._say = open_again, give_up, say
         self._interrupted = threading.Event()
+        self._waits = waits()
         self._lost_at = 0.0
         self._reason = ""  # why the source was lost
         self._broken = False  # by an error: it did not end by itself
@@ -148,15 +150,19 @@ class ReconnectingSource(Source):
 
     def _reopened(self) -> bool:
         """Try until it is open. False: interrupted, or it had ended by itself and stays away."""
-        for wait in waits():
+        begin = time.monotonic()
+        if self._opened_at + LIVED < begin:
+            self._waits = waits()
+        else:  # it was hardly back: whatever answers there needs time
+            begin += next(self._waits)
+        while not self._interrupted.wait(max(0.0, begin - time.monotonic())):
             begin = time.monotonic()
             if begin - self._lost_at > self._give_up:
                 return self._gone()
             try:
                 self._source = self._open_again()
             except VideoError:
-                if self._interrupted.wait(max(0.05, begin + wait - time.monotonic())):
-                    return False
+                begin += next(self._waits)
             else:
                 return True
         return False

@@ -229,6 +229,27 @@ def test_newest_asks_for_a_frame_only_when_it_can_be_used(stages: int) -> None:
     assert sink.indices == list(range(20))
 
 
+@pytest.mark.parametrize("where", ["source", "submit", "result", "sink", "close"])
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_newest_ends_in_every_case(where: str, at: int) -> None:
+    source, sink, stages = FakeSource(20), FakeSink(), [AsyncSession(), AsyncSession(delay=0.002)]
+    if where == "source":
+        source.count, source.error = at, RuntimeError("source")
+    elif where == "submit":
+        stages[1].fail_submit_at = at
+    elif where == "result":
+        stages[0].fail_result_at = at
+    elif where == "sink":
+        sink.fail_at = at
+    else:
+        source.count, sink.close_error = at, OSError(errno.EIO, "close")
+    with pytest.raises((RuntimeError, OSError)):
+        run_pipeline(source, stages, sink, newest=True)
+    assert sink.indices == list(range(at))
+    assert sink.aborted == 1
+    assert threads_left() == []
+
+
 @pytest.mark.parametrize("newest", [False, True])
 def test_a_source_that_waits_is_interrupted_at_the_end(newest: bool) -> None:
     class Waiting(FakeSource):

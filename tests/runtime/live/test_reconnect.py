@@ -115,6 +115,21 @@ def test_it_may_come_back_smaller_and_break_again() -> None:
     assert len([w for w in source.warnings if "3 gaps" in w]) == 1
 
 
+def test_one_that_breaks_again_and_again_is_given_time() -> None:
+    at: list[float] = []
+
+    def open_again() -> Source:
+        at.append(time.monotonic())
+        return Stream(2, VideoError("x"))
+
+    source, begin = ReconnectingSource(Stream(2, VideoError("x")), open_again, 60), time.monotonic()
+    for _ in range(3):
+        assert source.read() is not None
+    # a quarter of a second after the first loss, half a second after the second
+    assert at[0] - begin >= 0.25
+    assert 0.5 <= at[1] - at[0] < 2
+
+
 def test_the_wait_for_it_is_interrupted() -> None:
     source = ReconnectingSource(Stream(0, VideoError("x")), opening(VideoError("refused")), 60)
     threading.Timer(0.1, source.interrupt).start()
