@@ -31,7 +31,7 @@ from runtime.frames import Frame
 from runtime.video.source import Source, VideoFrame
 
 CANARY_SECONDS = 1.0
-RECHECK_ROUNDS = 3  # searches of the result after which the whole frame is covered
+RECHECK_ROUNDS = 6  # searches of the result after which the whole frame is covered
 # Share of a hit's pixels that must be replaced for it to be what the method has drawn. Of 498 hits in two clips that
 # were covered by average faces, 492 have more than 0.8, all others less than 0.3.
 INSIDE = 0.8

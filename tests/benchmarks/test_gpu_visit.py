@@ -510,8 +510,7 @@ def test_a_visit_rehearsed_on_a_fake_gpu(
     assert rows["parity", "tensorrt int8"]["figures"]["max_abs"] == 0
     speed = rows["speed", "tensorrt fp16"]
     assert {"engine_ms", "session_ms", "latency_ms", "pipeline_ms", "session_over_engine"} <= set(speed["figures"])
-    # on 8.6 the session's slots share one context, which has no graphs
-    assert ("engine_without_graph_ms" in speed["figures"]) == ("graph_gain" in speed["figures"]) == (built == "fp16")
+    assert {"engine_without_graph_ms", "graph_gain"} <= set(speed["figures"])
     assert speed["figures"]["psnr_to_fp32_db"] == 100
     assert rows["speed", "onnxruntime-cuda fp16"]["error"].startswith("this onnxruntime has no CUDA provider")
     assert len(machine.builds) == 6  # three precisions in two sizes; speed takes them from the cache
