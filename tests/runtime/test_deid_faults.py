@@ -297,19 +297,19 @@ class Camera:
 
 @pytest.mark.parametrize("name", ["yunet", "own"])
 def test_a_camera_that_is_unplugged(stage, detectors, tmp_path: Path, name: str, monkeypatch, capsys) -> None:
-    frames, faces = stage
+    frames, faces = stage[0][:1] * 6, stage[1][:1] * 6  # all alike: the newest wins, and some may be left out
     device = tmp_path / "video0"
     device.touch()
     monkeypatch.setattr(cv2, "VideoCapture", lambda: Camera(frames, device))
     monkeypatch.setattr("runtime.video.source.Path", lambda text: device)
     report = tmp_path / "r.json"
-    options = ("--detector", detectors[name], "--json", report)
+    options = ("--detector", detectors[name], "--json", report, "--reconnect", 0)
     assert deid("-i", "0", "-o", tmp_path / "d_%03d.png", *options) == 1
     assert "was it unplugged?" in capsys.readouterr().err
     released = pictures(tmp_path)
-    assert len(released) == len(frames)
-    check_covered(frames, released, faces)
     told = json.loads(report.read_text())
+    assert 1 <= len(released) == told["frames"] <= len(frames)
+    check_covered(frames[: len(released)], released, faces[: len(released)])
     assert (told["outcome"], told["guard"]["lookahead"]) == ("failed", 0)
 
 
