@@ -241,8 +241,11 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def open_input_as_told(options: argparse.Namespace) -> Source:
-    """Open the INPUT as the ``options`` of :func:`video_options` say. What a live source gives is said."""
+def open_input_as_told(options: argparse.Namespace, *, all_damage: bool = False) -> Source:
+    """Open the INPUT as the ``options`` of :func:`video_options` say. What a live source gives is said.
+
+    ``all_damage``: see :class:`runtime.video.source.SourceOptions`.
+    """
     from runtime.live.open import LiveOptions, open_input
     from runtime.video.source import SourceOptions
 
@@ -256,6 +259,7 @@ def open_input_as_told(options: argparse.Namespace) -> Source:
             silence=options.input_timeout,
             ffmpeg=tuple(options.input_option),
             fourcc=options.input_codec,
+            all_damage=all_damage,
         ),
         LiveOptions(options.realtime, max_latency, options.reconnect, _say_between),
     )

@@ -151,7 +151,7 @@ def deid(options: argparse.Namespace) -> int:
     engines = engines_of(options, (choice.backend for choice in used))
     _no_core_dumps()
     with terminable(), ExitStack() as stack:
-        raw = stack.enter_context(open_input_as_told(options))
+        raw = stack.enter_context(open_input_as_told(options, all_damage=True))
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD

@@ -150,7 +150,8 @@ class SourceOptions:
     may stay silent. ``silence``: the same once it is open; None: 2.5 for streams that are live by nature, RTSP and the
     like, else ``timeout``.
     ``threads``: decoder threads, 0 = as many as there are cores. ``ffmpeg``: names and values of FFmpeg's options.
-    ``ahead``: read a file one frame ahead, and so know how long each is shown.
+    ``ahead``: read a file one frame ahead, and so know how long each is shown. ``all_damage``: every frame that the
+    decoder could not read whole is ``damaged``; where several frames are decoded at once, it does not always say so.
     """
 
     width: int | None = None
@@ -162,6 +163,7 @@ class SourceOptions:
     ffmpeg: tuple[tuple[str, str], ...] = ()
     fourcc: str | None = None
     ahead: bool = True
+    all_damage: bool = False
 
 
 class Source(ABC):
@@ -441,7 +443,8 @@ class FileSource(Source):
             live = not (self._is_file or self._container.duration or self._container.format.name.endswith("_pipe"))
             self._arrivals = ArrivalClock() if live else None
             self._untimed = live and self._container.format.name in _UNTIMED
-            self._stream.thread_type = "SLICE" if live else "AUTO"  # a frame for each thread is that many frames late
+            # a frame for each thread is that many frames late, and not always told to be damaged
+            self._stream.thread_type = "SLICE" if live or options.all_damage else "AUTO"
             if live:
                 self._stream.codec_context.flags |= _LOW_DELAY
             self._stream.codec_context.thread_count = options.threads
