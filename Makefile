@@ -17,11 +17,12 @@ demo: $(VENV)/.installed
 gallery: $(VENV)/.installed
 	$(BIN)/python -m export gallery
 
+# files share what is dear to make within themselves, so each goes to one process
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
