@@ -129,7 +129,6 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
-    from runtime.faces.detect import open_detector
     from runtime.faces.guard import GuardSettings
     from runtime.faces.methods import BLUR_WARNING, make_method
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
@@ -155,8 +154,7 @@ def deid(options: argparse.Namespace) -> int:
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
-        finder = "auto" if options.backend == "tensorrt" else options.backend  # it has no detector
-        detector = open_detector(options.detector, low=options.thresh, backend=finder, threads=options.threads)
+        detector = _detector(options, options.thresh)
         stack.callback(detector.close)
         canary = bank_canary()
         _check_threshold(options, canary, detector, info)
@@ -243,16 +241,22 @@ def _check_beside(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
 
 
+def _detector(options: argparse.Namespace, low: float) -> FaceDetector:
+    """The detector of the options, with ``low`` as the score, 0 to 1, from which a face counts."""
+    from runtime.faces.detect import open_detector
+
+    backend = "auto" if options.backend == "tensorrt" else options.backend  # it has no detector
+    return open_detector(options.detector, low=low, backend=backend, threads=options.threads)
+
+
 def _check_threshold(options: argparse.Namespace, canary: Canary, detector: FaceDetector, info: SourceInfo) -> None:
     """Raises :class:`UsageError` where the test face would be found, but not at ``--thresh``: all frames would be
     covered whole."""
     from runtime.faces.canary import ENOUGH
-    from runtime.faces.detect import open_detector
 
     if options.thresh <= ENOUGH or canary.check(detector, info.height, info.width):
         return
-    lower = open_detector(options.detector, low=ENOUGH, backend=options.backend, threads=options.threads)
-    with closing(lower):
+    with closing(_detector(options, ENOUGH)) as lower:
         score = canary.score(lower, info.height, info.width)
     if score:
         raise UsageError(
