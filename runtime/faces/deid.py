@@ -200,9 +200,11 @@ class DeidentifiedSource(Source):
         if thorough:
             self._next_thorough = pts + self.settings.thorough_every
         image = frame.image
+        # given before the answer for the last one is waited for, so that the engine always has something to do
+        detecting = held, anew, self._engines.call(lambda: self._detector.detect(image, thorough=thorough))
         self._note_detection()
         self._held.append(held)
-        self._detecting = held, anew, self._engines.call(lambda: self._detector.detect(image, thorough=thorough))
+        self._detecting = detecting
         if self.settings.guard.lookahead == 0:
             self._note_detection()
 
