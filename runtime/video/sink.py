@@ -22,6 +22,7 @@ import numpy as np
 
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
+from runtime.video.fragments import PartFile, muxer_options
 from runtime.video.source import (
     MATRIX_BT709,
     RANGE_FULL,
@@ -364,8 +365,9 @@ def movie_timescale(starts: list[tuple[Fraction, Fraction]]) -> int:
 class FileSink(Sink):
     """A video file, encoded by PyAV, with the source's sound.
 
-    ``abort`` ends the file, sound included, after the last frame written. When the disk is full the file is removed,
-    except where what there is can be played (Matroska).
+    ``abort`` ends the file, sound included, after the last frame written. When the disk is full, or the process is
+    killed, what there is ends with the last whole piece (see :class:`runtime.video.fragments.PartFile`).
+    ``fragmented``: an MP4 stays in pieces when it is finished.
     """
 
     def __init__(
@@ -378,6 +380,7 @@ class FileSink(Sink):
         *,
         audio: bool = True,
         keep_partial: bool = False,
+        fragmented: bool = False,
     ) -> None:
         import av
 
@@ -390,12 +393,15 @@ class FileSink(Sink):
         self._done = False
         self._audio: _Audio | None = None
         self._container: Any = None
+        self._part: PartFile | None = None
         self._first_dts: int | None = None
         self._first_pts = 0
         time_base = sink_time_base(source)
         self._format = FORMATS[uri.path.suffix.lower()]
         with self._guard("cannot be made"):
-            self._container = av.open(str(self._temporary), "w", format=self._format)
+            self._part = PartFile(self._temporary, self._format)
+            options = muxer_options(self._format, fragmented=fragmented)
+            self._container = av.open(self._part, "w", format=self._format, options=options)
             self._ticks = Ticks(time_base)
             self._stream = self._add_video(source, encoding, time_base)
             if audio and source.audio:
@@ -408,7 +414,8 @@ class FileSink(Sink):
                 # FFmpeg counts a track's late start in milliseconds, rounded down, unless told otherwise
                 starts = [(self._start, time_base), *(self._audio.output_starts() if self._audio else ())]
                 self._container.container_options["movie_timescale"] = str(movie_timescale(starts))
-            self._container.start_encoding()
+            # the header is left to the first packet: FFmpeg's MP4 writer crashes where none comes
+            self._stream.codec_context.open()
         self._scale = Scaler()
         self._durations: dict[int, int] = {}
         self._end = 0  # ticks at which the last frame ends
@@ -468,8 +475,13 @@ class FileSink(Sink):
             if not self.frames_written:
                 self._first_pts = ticks
             self._end = ticks + length
-            self._mux(self._stream.encode(converted))
+            self._mux(self._encode(converted))
         self.frames_written += 1
+
+    def _encode(self, picture: Any) -> list[Any]:
+        """Packets with their times, from a picture or, at the end, None."""
+        packets: list[Any] = self._stream.encode(picture)
+        return packets
 
     def _mux(self, packets: list[Any]) -> None:
         """Hand video packets to the file, each after the sound that comes before it."""
@@ -498,7 +510,7 @@ class FileSink(Sink):
             self._discard()
             return
         with self._guard("cannot be finished"):
-            packets = self._stream.encode(None)
+            packets = self._encode(None)
             if packets and self._format in ("mp4", "mov"):
                 # the file's length is the sum of its packets' in stored order; the last of them is often not the
                 # frame that is shown last, but its length has to make up for that one's
@@ -510,6 +522,8 @@ class FileSink(Sink):
                 self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
                 self._audio.finish()
             self._container.close()
+            assert self._part is not None
+            self._part.end(complete=True)
             self._temporary.replace(self._unfinished if cut else self._final)
         self._done = True
         self._free()
@@ -540,10 +554,7 @@ class FileSink(Sink):
         """After a failed write: keep the file if it can be played, else remove it. Returns words for the message."""
         import av
 
-        self._done = True
-        with contextlib.suppress(Exception):
-            self._container.close()
-        self._free()
+        self._close_container()
         if self.frames_written:
             with contextlib.suppress(av.FFmpegError, OSError, StopIteration, IndexError):
                 with av.open(str(self._temporary)) as written:
@@ -554,11 +565,20 @@ class FileSink(Sink):
         return ""
 
     def _discard(self) -> None:
+        self._close_container()
+        self._remove()
+
+    def _close_container(self) -> None:
+        """Close the file, with its end where that can still be written."""
         self._done = True
+        complete = False
         with contextlib.suppress(Exception):
             self._container.close()
+            complete = True
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                self._part.end(complete=complete)
         self._free()
-        self._remove()
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
