@@ -1,7 +1,8 @@
 """A video file that grows in whole pieces, so that it can be played wherever its writer is killed.
 
-A muxer writes an MP4 as fragments (``moof`` + ``mdat``) and a Matroska file as clusters, of some seconds each. Killed in the middle of one, it would leave a piece of which only a part is there. So the first bytes of a piece,
-which say what it is, are written last: until then there is a hole, which players take for the end of the file.
+A muxer writes an MP4 as fragments (``moof`` + ``mdat``) and a Matroska file as clusters, of some seconds each at most.
+Killed in the middle of one, it would leave a piece of which only a part is there. So the first bytes of a piece, which
+say what it is, are written last: until then there is a hole, which players take for the end of the file.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ def _box_size(head: bytes) -> int | None:
 
 
 def _element_size(head: bytes) -> int | None:
-    """Bytes of the Matroska element that begins with ``head``, None: more is needed; of the segment that of its head."""
+    """Bytes of the Matroska element that begins with ``head``, None: more is needed. Of the segment: those of its head,
+    since what it contains is passed one by one."""
     if not head:
         return None
     id_length = 9 - head[0].bit_length()
