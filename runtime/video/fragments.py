@@ -27,9 +27,9 @@ def muxer_options(format: str, *, fragmented: bool) -> dict[str, str]:
     """
     if format not in ("mp4", "mov"):
         return {}
-    flags = "frag_keyframe+default_base_moof" + "+hybrid_fragmented" * (not fragmented)
-    # in pieces FFmpeg moves late tracks to zero rather than to say when they start, unless told otherwise
-    return {"movflags": flags, "frag_duration": str(PIECE), "use_editlist": "1"}
+    # the index comes with the first piece, when it is known how late each track starts
+    flags = "frag_keyframe+delay_moov+default_base_moof" + "+hybrid_fragmented" * (not fragmented)
+    return {"movflags": flags, "frag_duration": str(PIECE)}
 
 
 class PartFile:

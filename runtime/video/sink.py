@@ -11,7 +11,7 @@ import errno
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -134,6 +134,8 @@ def open_sink(
     audio: bool = True,
     threads: int = 0,
     keep_partial: bool = False,
+    fragmented: bool = False,
+    segment: int | None = None,
     browser: Callable[[SourceInfo], Sink] | None = None,
 ) -> Sink:
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
@@ -142,6 +144,8 @@ def open_sink(
     better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
     ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
+    ``fragmented``: an MP4 stays in pieces, as it is while it is written; such a file can be played while it grows.
+    ``segment``: encode a video file anew every so many frames: a :class:`runtime.video.segments.SegmentSink`.
     ``browser``: makes the :class:`runtime.video.browser.BrowserSink` of an output ``http://ADDRESS:PORT``.
 
     Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
@@ -159,15 +163,13 @@ def open_sink(
         return WindowSink(width, height, live=source.live)
     if uri.kind in (SinkKind.PATTERN, SinkKind.PICTURE):
         return PictureSink(uri, width, height)
-    return FileSink(
-        uri,
-        source,
-        width,
-        height,
-        encoding_for(uri, codec, crf, preset, threads),
-        audio=audio,
-        keep_partial=keep_partial,
-    )
+    encoding = encoding_for(uri, codec, crf, preset, threads)
+    settings: dict[str, Any] = {"audio": audio, "keep_partial": keep_partial, "fragmented": fragmented}
+    if segment is None:
+        return FileSink(uri, source, width, height, encoding, **settings)
+    from runtime.video.segments import SegmentSink
+
+    return SegmentSink(uri, source, width, height, encoding, length=segment, **settings)
 
 
 def _check_frame(image: Frame, width: int, height: int) -> None:
@@ -341,6 +343,10 @@ class Ticks:
         self._last = ticks
         return ticks
 
+    def go_on(self, ticks: int) -> None:
+        """The last frame had ``ticks``."""
+        self._last = ticks
+
 
 def sink_time_base(source: SourceInfo) -> Fraction:
     """The encoder's clock: the source's own, so that every timestamp stays exact."""
@@ -511,12 +517,7 @@ class FileSink(Sink):
             return
         with self._guard("cannot be finished"):
             packets = self._encode(None)
-            if packets and self._format in ("mp4", "mov"):
-                # the file's length is the sum of its packets' in stored order; the last of them is often not the
-                # frame that is shown last, but its length has to make up for that one's
-                first = packets[0].dts if self._first_dts is None else self._first_dts
-                self._durations.pop(packets[-1].pts, None)
-                packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
+            self._end_with(packets)
             self._mux(packets)
             if self._audio:
                 self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
@@ -529,6 +530,15 @@ class FileSink(Sink):
         self._free()
         if self._ticks.moved:
             self.warnings.append(f"{self._final}: {self._ticks.moved} frames did not come later than the one before")
+
+    def _end_with(self, packets: Sequence[Any]) -> None:
+        """Let the last of ``packets``, whose frames may be the last ones, end with what is shown last."""
+        if packets and self._format in ("mp4", "mov"):
+            # the file's length is the sum of its packets' in stored order; the last of them is often not the
+            # frame that is shown last, but its length has to make up for that one's
+            first = packets[0].dts if self._first_dts is None else self._first_dts
+            self._durations.pop(packets[-1].pts, None)
+            packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
@@ -594,10 +604,12 @@ class FileSink(Sink):
 
 
 class _Track(NamedTuple):
-    """``out``: stream of the output file; ``encoder``: the same stream where sound is encoded anew, else None."""
+    """``out``: stream of the output file; ``encoder``: the same stream where sound is encoded anew, else None.
+    ``unframed``: takes the headers of MPEG-TS off AAC, which FFmpeg does not do by itself for an MP4 in pieces."""
 
     out: Any
     encoder: Any
+    unframed: Any = None
 
 
 class _Audio:
@@ -626,10 +638,13 @@ class _Audio:
         self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())
 
     def _add(self, stream: Any) -> _Track:
+        import av
+
         name = stream.codec_context.name
         if name in self._output.supported_codecs:
             out = self._output.add_stream_from_template(stream)
-            track = _Track(out, None)
+            framed = name == "aac" and not stream.codec_context.extradata and self._output.format.name in ("mp4", "mov")
+            track = _Track(out, None, av.BitStreamFilterContext("aac_adtstoasc", stream) if framed else None)
         else:
             webm = self._output.format.name == "webm"
             context = stream.codec_context
@@ -702,8 +717,9 @@ class _Audio:
                 ticks = round(self._shift / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts += ticks
-            packet.stream = track.out
-            self._output.mux(packet)
+            for bare in [packet] if track.unframed is None else track.unframed.filter(packet):
+                bare.stream = track.out
+                self._output.mux(bare)
             return
         try:
             frames = packet.decode()
