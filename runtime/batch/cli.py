@@ -1,0 +1,304 @@
+"""The verb ``batch`` of ``python -m runtime``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from runtime.cli import (
+    assignment,
+    controls_of,
+    count,
+    engine_options,
+    engines_of,
+    images_of,
+    json_option,
+    say_between,
+)
+from runtime.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    GenedgeError,
+    UsageError,
+    message_of,
+    printable,
+)
+from runtime.report import write_json
+
+if TYPE_CHECKING:
+    from runtime.batch.files import Collection, FilePair
+    from runtime.batch.journal import Journal
+    from runtime.batch.pool import Pool
+    from runtime.batch.progress import BatchProgress
+    from runtime.batch.scheduler import Progression
+    from runtime.batch.work import FileWork, Settings
+
+
+def add_batch_parser(verbs: Any) -> None:
+    """Add the verb ``batch`` to the subparsers of :mod:`runtime.cli`."""
+    parser = verbs.add_parser(
+        "batch",
+        help="run many videos and pictures through one or more bundles",
+        description="Run folders of videos and pictures through bundles, several at once. What is done is kept: the "
+        "same command goes on where it was left. Faces are hidden with deid, file by file, not here.",
+        epilog="Exit codes: 0 ok, 1 a file failed (the others are done), 2 usage, 130 interrupted.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="DIR|FILE",
+        help="videos, pictures, and folders with sub-folders of them",
+    )
+    parser.add_argument(
+        "-b", "--bundle", action="append", required=True, metavar="BUNDLE", help="as for run; several are stages"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="OUT", help="folder; files keep their place and name in it"
+    )
+    parser.add_argument(
+        "--jobs", type=count, metavar="N", help="workers at once (default: 1, on a cluster as many as its cores hold)"
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="auto|ADDRESS",
+        help="work on a Ray cluster: this machine's, else a new one, or that at ADDRESS; every machine must "
+        "see the files under the same paths",
+    )
+    parser.add_argument(
+        "--retries", type=count, default=2, metavar="N", help="how often a worker that died is replaced (default: 2)"
+    )
+    engine_options(parser)
+    parser.add_argument("--tile", type=count, metavar="N", help="as for run")
+    parser.add_argument("--code", action="append", default=[], type=assignment, metavar="NAME=VALUE", help="as for run")
+    parser.add_argument("--passcode-file", type=Path, metavar="FILE", help="as for run")
+    parser.add_argument("--image", action="append", default=[], metavar="[STAGE:]NAME", help="as for run")
+    parser.add_argument("--no-cut-reset", action="store_true", help="as for run")
+    parser.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
+    parser.add_argument("--max-frames", type=count, metavar="N", help="of each file, stop after N frames")
+    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="as for run")
+    parser.add_argument("--crf", type=float, metavar="Q", help="as for run")
+    parser.add_argument("--preset", default="veryfast", help="as for run")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that something else has made")
+    parser.add_argument("--quiet", action="store_true", help="no progress line")
+    json_option(parser)
+    parser.set_defaults(verb=batch, control=None)
+
+
+def batch(options: argparse.Namespace) -> int:
+    """Run the verb; returns the exit code."""
+    from runtime.batch.files import collect
+    from runtime.batch.journal import Journal
+    from runtime.batch.work import Settings, threads_each
+    from runtime.bundle import open_bundle
+    from runtime.sessions import choose
+
+    if options.jobs == 0:
+        raise UsageError("--jobs must be at least 1")
+    bundles = [open_bundle(place) for place in options.bundle]
+    images_of(options.image, bundles)
+    choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    engines_of(options, (choice.backend for choice in choices))
+    controls_of(options, bundles)
+    found = collect(options.inputs, options.output)
+    _make_folder(options.output)
+    for bundle, choice in zip(bundles, choices, strict=True):
+        say_between(f"{bundle.manifest.name}: {choice.reason}")
+    jobs = options.jobs or 1
+    settings = Settings(
+        options,
+        tuple(bundle.folder.absolute() for bundle in bundles),
+        tuple(choices),
+        threads_each(options.threads, jobs),
+    )
+    with Journal(options.output.absolute()) as journal:
+        return _Batch(options, found, settings, journal).run(partial(_local_pool, jobs, settings))
+
+
+def _make_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give an output folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _local_pool(jobs: int, settings: Settings) -> Pool:
+    from runtime.batch.local import LocalPool
+    from runtime.batch.work import workshop
+
+    return LocalPool(jobs, partial(workshop, settings))
+
+
+@dataclass
+class _File:
+    """One file's line in the report."""
+
+    source: Path
+    output: Path | None
+    outcome: str  # complete, skipped (was complete before), failed or left (the batch was interrupted)
+    error: str | None = None
+    work: FileWork | None = None
+    job: str = ""
+    progression: Progression | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        way = self.progression
+        return {
+            "input": str(self.source),
+            "output": None if self.output is None else str(self.output),
+            "outcome": self.outcome,
+            "error": self.error,
+            "frames": 0 if way is None else way.frames,
+            "seconds": 0.0 if way is None else way.seconds,
+            "retries": 0 if way is None else way.retries,
+            "warnings": [] if self.work is None else self.work.warnings,
+        }
+
+
+class _Batch:
+    """All files of one call: which are to be done, doing them, and what to say about it."""
+
+    def __init__(self, options: argparse.Namespace, found: Collection, settings: Settings, journal: Journal) -> None:
+        self.options, self.settings, self.journal = options, settings, journal
+        self.files = [_File(trouble.source, None, "failed", trouble.error) for trouble in found.troubles]
+        digest = settings.digest()
+        self.files += [self._file(pair, digest) for pair in found.pairs]
+        self.sizes = {pair.source: pair.size for pair in found.pairs}
+        for file in self.files:
+            if file.outcome == "failed":
+                self._complain(file)
+        if found.others:
+            say_between(f"{found.others} files are neither videos nor pictures: left alone")
+
+    def _file(self, pair: FilePair, digest: str) -> _File:
+        from runtime.batch.journal import job_of
+        from runtime.batch.work import FileWork
+
+        file = _File(pair.source, pair.output, "left")
+        try:
+            file.job = job_of(pair.source, digest)
+            if self.journal.must_do(pair.output, file.job, self.options.overwrite):
+                file.work = FileWork(pair)
+            else:
+                file.outcome = "skipped"
+        except (GenedgeError, OSError) as error:
+            file.outcome, file.error = "failed", message_of(error)
+        return file
+
+    def run(self, make_pool: Callable[[], Pool]) -> int:
+        """Do what is to be done; returns the exit code."""
+        from runtime.batch.progress import BatchProgress
+        from runtime.batch.scheduler import Scheduler
+
+        begun = time.monotonic()
+        todo = [file for file in self.files if file.work is not None]
+        if todo:
+            works = [file.work for file in todo if file.work is not None]
+            with interrupts_counted() as interrupts, ExitStack() as stack:
+                pool = stack.enter_context(make_pool())
+                progress = stack.enter_context(BatchProgress(len(todo), quiet=self.options.quiet))
+                file_of: dict[Progression, _File] = {}
+                scheduler = Scheduler(
+                    works,
+                    pool,
+                    retries=self.options.retries,
+                    begins=lambda way: self._begins(file_of[way]),
+                    ended=lambda way: self._ended(file_of[way], way),
+                    seen=lambda: self._see(progress, todo),
+                )
+                for file, way in zip(todo, scheduler.files, strict=True):
+                    file.progression, file_of[way] = way, file
+                scheduler.run(interrupts)
+                self._see(progress, todo)
+        return self._conclude(time.monotonic() - begun)
+
+    def _begins(self, file: _File) -> None:
+        from runtime.batch.journal import BEGUN
+
+        assert file.output is not None
+        self.journal.note(file.output, file.job, BEGUN)
+
+    def _ended(self, file: _File, way: Progression) -> None:
+        assert file.output is not None
+        file.outcome, file.error = way.outcome, way.error
+        self.journal.note(file.output, file.job, way.outcome)
+        if file.work is not None:
+            for warning in file.work.warnings:
+                say_between(f"warning: {printable(warning)}")
+        if file.error is not None:
+            self._complain(file)
+
+    def _see(self, progress: BatchProgress, todo: Sequence[_File]) -> None:
+        whole = sum(self.sizes[file.source] for file in todo) or 1
+        ended = frames = 0
+        done = 0.0
+        for file in todo:
+            way, work = file.progression, file.work
+            assert way is not None
+            assert work is not None
+            ended += way.ended
+            frames += way.frames_so_far
+            part = 1.0 if way.ended else min(1.0, way.frames_so_far / work.total) if work.total else 0.0
+            done += part * self.sizes[file.source]
+        progress.see(ended, frames, done / whole)
+
+    def _complain(self, file: _File) -> None:
+        error = file.error or ""
+        named = error if str(file.source) in error else f"{file.source}: {error}"
+        say_between(f"error: {printable(named)}")
+
+    def _conclude(self, seconds: float) -> int:
+        counts = Counter(file.outcome for file in self.files)
+        frames = sum(file.progression.frames for file in self.files if file.progression is not None)
+        parts = [f"{counts['complete']} files done"]
+        parts += [f"{counts['skipped']} were done before"] * bool(counts["skipped"])
+        parts += [f"{counts['failed']} failed"] * bool(counts["failed"])
+        parts += [f"{counts['left']} left"] * bool(counts["left"])
+        speed = frames / seconds if seconds > 0 else 0.0
+        say_between(f"{self.options.output}: {', '.join(parts)}; {frames} frames, {speed:.1f} fps")
+        outcome = "interrupted" if counts["left"] else "failed" if counts["failed"] else "complete"
+        if self.options.json:
+            totals = {"files": len(self.files)}
+            totals |= {name: counts[name] for name in ("complete", "skipped", "failed", "left")}
+            retries = sum(file.progression.retries for file in self.files if file.progression is not None)
+            content = {
+                "outcome": outcome,
+                "files": [file.to_dict() for file in self.files],
+                "totals": {**totals, "frames": frames, "seconds": seconds, "fps": speed, "retries": retries},
+            }
+            write_json(self.options.json, content)
+        if counts["left"]:
+            say_between("interrupted: the same command goes on with the rest")
+            return EXIT_INTERRUPTED
+        return EXIT_FAILED if counts["failed"] else EXIT_OK
+
+
+@contextmanager
+def interrupts_counted() -> Iterator[Callable[[], int]]:
+    """Count Ctrl-C and SIGTERM instead of being ended by them; gives what tells how many came."""
+    came = 0
+
+    def count_one(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        say_between("finishing what is under way; once more to leave it" if came == 1 else "leaving it")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.signal(number, count_one) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
