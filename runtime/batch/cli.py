@@ -112,6 +112,7 @@ def batch(options: argparse.Namespace) -> int:
     engines_of(options, (choice.backend for choice in choices))
     controls_of(options, bundles)
     found = collect(options.inputs, options.output)
+    _check_encoding(options, found)
     _make_folder(options.output)
     for bundle, choice in zip(bundles, choices, strict=True):
         say_between(f"{bundle.manifest.name}: {choice.reason}")
@@ -124,6 +125,22 @@ def batch(options: argparse.Namespace) -> int:
     )
     with Journal(options.output.absolute()) as journal:
         return _Batch(options, found, settings, journal).run(partial(_local_pool, jobs, settings))
+
+
+def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
+    """Raise :class:`UsageError` where no video could be encoded like this; if some could, the others fail alone."""
+    from runtime.video.sink import encoding_for
+    from runtime.video.uri import parse_sink
+
+    errors: list[UsageError] = []
+    places = {pair.output.suffix.lower(): pair.output for pair in found.pairs if not pair.is_picture}
+    for place in places.values():
+        try:
+            encoding_for(parse_sink(str(place)), options.codec, options.crf, options.preset, 0)
+        except UsageError as error:
+            errors.append(error)
+    if errors and len(errors) == len(places):
+        raise errors[0]
 
 
 def _make_folder(out: Path) -> None:
@@ -254,13 +271,13 @@ class _Batch:
 
     def _complain(self, file: _File) -> None:
         error = file.error or ""
-        named = error if str(file.source) in error else f"{file.source}: {error}"
+        named = error if str(file.source) in error or str(file.output) in error else f"{file.source}: {error}"
         say_between(f"error: {printable(named)}")
 
     def _conclude(self, seconds: float) -> int:
         counts = Counter(file.outcome for file in self.files)
         frames = sum(file.progression.frames for file in self.files if file.progression is not None)
-        parts = [f"{counts['complete']} files done"]
+        parts = [f"{counts['complete']} file{'s' * (counts['complete'] != 1)} done"]
         parts += [f"{counts['skipped']} were done before"] * bool(counts["skipped"])
         parts += [f"{counts['failed']} failed"] * bool(counts["failed"])
         parts += [f"{counts['left']} left"] * bool(counts["left"])
