@@ -39,10 +39,12 @@ from runtime.report import write_json
 if TYPE_CHECKING:
     from runtime.batch.files import Collection, FilePair
     from runtime.batch.journal import Journal
+    from runtime.batch.on_ray import Cluster
     from runtime.batch.pool import Pool
     from runtime.batch.progress import BatchProgress
     from runtime.batch.scheduler import Progression
     from runtime.batch.work import FileWork, Settings
+    from runtime.sessions import Choice
 
 
 def add_batch_parser(verbs: Any) -> None:
@@ -100,7 +102,8 @@ def batch(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.batch.files import collect
     from runtime.batch.journal import Journal
-    from runtime.batch.work import Settings, threads_each
+    from runtime.batch.local import LocalPool
+    from runtime.batch.work import Settings, threads_each, workshop
     from runtime.bundle import open_bundle
     from runtime.sessions import choose
 
@@ -116,15 +119,43 @@ def batch(options: argparse.Namespace) -> int:
     _make_folder(options.output)
     for bundle, choice in zip(bundles, choices, strict=True):
         say_between(f"{bundle.manifest.name}: {choice.reason}")
-    jobs = options.jobs or 1
-    settings = Settings(
-        options,
-        tuple(bundle.folder.absolute() for bundle in bundles),
-        tuple(choices),
-        threads_each(options.threads, jobs),
-    )
-    with Journal(options.output.absolute()) as journal:
-        return _Batch(options, found, settings, journal).run(partial(_local_pool, jobs, settings))
+    folders = tuple(bundle.folder.absolute() for bundle in bundles)
+    out = options.output.absolute()
+    with Journal(out) as journal, ExitStack() as stack:
+        cluster = None
+        if options.ray is not None:
+            cluster = stack.enter_context(_cluster(options, found, folders, choices))
+            threads, jobs = cluster.share(options.threads, options.jobs)
+            say_between(f"Ray: {cluster.machines} machines, {jobs} workers of {threads} threads")
+        else:
+            jobs = options.jobs or 1
+            threads = threads_each(options.threads, jobs)
+        settings = Settings(options, folders, tuple(choices), threads)
+        make = partial(workshop, settings)
+        make_pool = partial(LocalPool, jobs, make) if cluster is None else partial(cluster.pool, jobs, threads, make)
+        return _Batch(options, found, settings, journal).run(make_pool)
+
+
+def _cluster(
+    options: argparse.Namespace, found: Collection, folders: Sequence[Path], choices: Sequence[Choice]
+) -> Cluster:
+    """Connect to the cluster of ``--ray``, all of whose machines see what they need."""
+    from runtime.batch.journal import NAME
+    from runtime.batch.on_ray import Cluster, Seen
+    from runtime.manifest import MANIFEST_NAME
+    from runtime.sessions.onnxruntime import on_cuda
+
+    gpu = any(choice.backend == "tensorrt" or (choice.backend == "onnxruntime" and on_cuda()) for choice in choices)
+    cluster = Cluster(options.ray, gpu=gpu)
+    out = options.output.absolute()
+    seen = [Seen.of(folder / MANIFEST_NAME, whole=True) for folder in folders]
+    seen += [Seen.of(pair.source) for pair in found.pairs[:1]] + [Seen.of(out / NAME)]
+    try:
+        cluster.check(seen, out)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
 
 
 def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
@@ -147,13 +178,6 @@ def _make_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: give an output folder")
     out.mkdir(parents=True, exist_ok=True)
-
-
-def _local_pool(jobs: int, settings: Settings) -> Pool:
-    from runtime.batch.local import LocalPool
-    from runtime.batch.work import workshop
-
-    return LocalPool(jobs, partial(workshop, settings))
 
 
 @dataclass
@@ -221,8 +245,9 @@ class _Batch:
         todo = [file for file in self.files if file.work is not None]
         if todo:
             works = [file.work for file in todo if file.work is not None]
-            with interrupts_counted() as interrupts, ExitStack() as stack:
+            with ExitStack() as stack:
                 pool = stack.enter_context(make_pool())
+                interrupts = stack.enter_context(interrupts_counted())
                 progress = stack.enter_context(BatchProgress(len(todo), quiet=self.options.quiet))
                 file_of: dict[Progression, _File] = {}
                 scheduler = Scheduler(
