@@ -11,7 +11,7 @@ import errno
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
+from runtime.video.fragments import PartFile, muxer_options
 from runtime.video.source import (
     MATRIX_BT709,
     RANGE_FULL,
@@ -133,6 +134,8 @@ def open_sink(
     audio: bool = True,
     threads: int = 0,
     keep_partial: bool = False,
+    fragmented: bool = False,
+    segment: int | None = None,
     browser: Callable[[SourceInfo], Sink] | None = None,
 ) -> Sink:
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
@@ -141,6 +144,8 @@ def open_sink(
     better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
     ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
+    ``fragmented``: an MP4 stays in pieces, as it is while it is written; such a file can be played while it grows.
+    ``segment``: encode a video file anew every so many frames: a :class:`runtime.video.segments.SegmentSink`.
     ``browser``: makes the :class:`runtime.video.browser.BrowserSink` of an output ``http://ADDRESS:PORT``.
 
     Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
@@ -158,15 +163,13 @@ def open_sink(
         return WindowSink(width, height, live=source.live)
     if uri.kind in (SinkKind.PATTERN, SinkKind.PICTURE):
         return PictureSink(uri, width, height)
-    return FileSink(
-        uri,
-        source,
-        width,
-        height,
-        encoding_for(uri, codec, crf, preset, threads),
-        audio=audio,
-        keep_partial=keep_partial,
-    )
+    encoding = encoding_for(uri, codec, crf, preset, threads)
+    settings: dict[str, Any] = {"audio": audio, "keep_partial": keep_partial, "fragmented": fragmented}
+    if segment is None:
+        return FileSink(uri, source, width, height, encoding, **settings)
+    from runtime.video.segments import SegmentSink
+
+    return SegmentSink(uri, source, width, height, encoding, length=segment, **settings)
 
 
 def _check_frame(image: Frame, width: int, height: int) -> None:
@@ -340,6 +343,10 @@ class Ticks:
         self._last = ticks
         return ticks
 
+    def go_on(self, ticks: int) -> None:
+        """The last frame had ``ticks``."""
+        self._last = ticks
+
 
 def sink_time_base(source: SourceInfo) -> Fraction:
     """The encoder's clock: the source's own, so that every timestamp stays exact."""
@@ -364,8 +371,9 @@ def movie_timescale(starts: list[tuple[Fraction, Fraction]]) -> int:
 class FileSink(Sink):
     """A video file, encoded by PyAV, with the source's sound.
 
-    ``abort`` ends the file, sound included, after the last frame written. When the disk is full the file is removed,
-    except where what there is can be played (Matroska).
+    ``abort`` ends the file, sound included, after the last frame written. When the disk is full, or the process is
+    killed, what there is ends with the last whole piece (see :class:`runtime.video.fragments.PartFile`).
+    ``fragmented``: an MP4 stays in pieces when it is finished.
     """
 
     def __init__(
@@ -378,6 +386,7 @@ class FileSink(Sink):
         *,
         audio: bool = True,
         keep_partial: bool = False,
+        fragmented: bool = False,
     ) -> None:
         import av
 
@@ -390,12 +399,15 @@ class FileSink(Sink):
         self._done = False
         self._audio: _Audio | None = None
         self._container: Any = None
+        self._part: PartFile | None = None
         self._first_dts: int | None = None
         self._first_pts = 0
         time_base = sink_time_base(source)
         self._format = FORMATS[uri.path.suffix.lower()]
         with self._guard("cannot be made"):
-            self._container = av.open(str(self._temporary), "w", format=self._format)
+            self._part = PartFile(self._temporary, self._format)
+            options = muxer_options(self._format, fragmented=fragmented)
+            self._container = av.open(self._part, "w", format=self._format, options=options)
             self._ticks = Ticks(time_base)
             self._stream = self._add_video(source, encoding, time_base)
             if audio and source.audio:
@@ -408,7 +420,8 @@ class FileSink(Sink):
                 # FFmpeg counts a track's late start in milliseconds, rounded down, unless told otherwise
                 starts = [(self._start, time_base), *(self._audio.output_starts() if self._audio else ())]
                 self._container.container_options["movie_timescale"] = str(movie_timescale(starts))
-            self._container.start_encoding()
+            # the header is left to the first packet: FFmpeg's MP4 writer crashes where none comes
+            self._stream.codec_context.open()
         self._scale = Scaler()
         self._durations: dict[int, int] = {}
         self._end = 0  # ticks at which the last frame ends
@@ -468,8 +481,13 @@ class FileSink(Sink):
             if not self.frames_written:
                 self._first_pts = ticks
             self._end = ticks + length
-            self._mux(self._stream.encode(converted))
+            self._mux(self._encode(converted))
         self.frames_written += 1
+
+    def _encode(self, picture: Any) -> list[Any]:
+        """Packets with their times, from a picture or, at the end, None."""
+        packets: list[Any] = self._stream.encode(picture)
+        return packets
 
     def _mux(self, packets: list[Any]) -> None:
         """Hand video packets to the file, each after the sound that comes before it."""
@@ -498,23 +516,29 @@ class FileSink(Sink):
             self._discard()
             return
         with self._guard("cannot be finished"):
-            packets = self._stream.encode(None)
-            if packets and self._format in ("mp4", "mov"):
-                # the file's length is the sum of its packets' in stored order; the last of them is often not the
-                # frame that is shown last, but its length has to make up for that one's
-                first = packets[0].dts if self._first_dts is None else self._first_dts
-                self._durations.pop(packets[-1].pts, None)
-                packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
+            packets = self._encode(None)
+            self._end_with(packets)
             self._mux(packets)
             if self._audio:
                 self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
                 self._audio.finish()
             self._container.close()
+            assert self._part is not None
+            self._part.end(complete=True)
             self._temporary.replace(self._unfinished if cut else self._final)
         self._done = True
         self._free()
         if self._ticks.moved:
             self.warnings.append(f"{self._final}: {self._ticks.moved} frames did not come later than the one before")
+
+    def _end_with(self, packets: Sequence[Any]) -> None:
+        """Let the last of ``packets``, whose frames may be the last ones, end with what is shown last."""
+        if packets and self._format in ("mp4", "mov"):
+            # the file's length is the sum of its packets' in stored order; the last of them is often not the
+            # frame that is shown last, but its length has to make up for that one's
+            first = packets[0].dts if self._first_dts is None else self._first_dts
+            self._durations.pop(packets[-1].pts, None)
+            packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
@@ -540,10 +564,7 @@ class FileSink(Sink):
         """After a failed write: keep the file if it can be played, else remove it. Returns words for the message."""
         import av
 
-        self._done = True
-        with contextlib.suppress(Exception):
-            self._container.close()
-        self._free()
+        self._close_container()
         if self.frames_written:
             with contextlib.suppress(av.FFmpegError, OSError, StopIteration, IndexError):
                 with av.open(str(self._temporary)) as written:
@@ -554,11 +575,20 @@ class FileSink(Sink):
         return ""
 
     def _discard(self) -> None:
+        self._close_container()
+        self._remove()
+
+    def _close_container(self) -> None:
+        """Close the file, with its end where that can still be written."""
         self._done = True
+        complete = False
         with contextlib.suppress(Exception):
             self._container.close()
+            complete = True
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                self._part.end(complete=complete)
         self._free()
-        self._remove()
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -574,10 +604,12 @@ class FileSink(Sink):
 
 
 class _Track(NamedTuple):
-    """``out``: stream of the output file; ``encoder``: the same stream where sound is encoded anew, else None."""
+    """``out``: stream of the output file; ``encoder``: the same stream where sound is encoded anew, else None.
+    ``unframed``: takes the headers of MPEG-TS off AAC, which FFmpeg does not do by itself for an MP4 in pieces."""
 
     out: Any
     encoder: Any
+    unframed: Any = None
 
 
 class _Audio:
@@ -606,10 +638,13 @@ class _Audio:
         self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())
 
     def _add(self, stream: Any) -> _Track:
+        import av
+
         name = stream.codec_context.name
         if name in self._output.supported_codecs:
             out = self._output.add_stream_from_template(stream)
-            track = _Track(out, None)
+            framed = name == "aac" and not stream.codec_context.extradata and self._output.format.name in ("mp4", "mov")
+            track = _Track(out, None, av.BitStreamFilterContext("aac_adtstoasc", stream) if framed else None)
         else:
             webm = self._output.format.name == "webm"
             context = stream.codec_context
@@ -682,8 +717,9 @@ class _Audio:
                 ticks = round(self._shift / packet.time_base)
                 packet.pts = None if packet.pts is None else packet.pts + ticks
                 packet.dts += ticks
-            packet.stream = track.out
-            self._output.mux(packet)
+            for bare in [packet] if track.unframed is None else track.unframed.filter(packet):
+                bare.stream = track.out
+                self._output.mux(bare)
             return
         try:
             frames = packet.decode()

@@ -24,6 +24,7 @@ import numpy as np
 
 from runtime.errors import EndedEarlyError, UsageError, VideoError
 from runtime.frames import Frame
+from runtime.video.seek import list_packets, seek_frames
 from runtime.video.uri import PATTERN, PICTURE_SUFFIXES, SourceKind, SourceUri, parse_source
 
 S = TypeVar("S", bound="Source")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
@@ -185,6 +186,12 @@ class Source(ABC):
         Raises ``SourceTimeoutError`` (no frame in time), ``EndedEarlyError`` (the source broke off; all frames before
         were given) or ``VideoError``.
         """
+
+    def skip(self, count: int) -> None:
+        """Leave out the next ``count`` frames, as if they had been read. Raises what ``read`` does."""
+        for _ in range(count):
+            if self.read() is None:
+                return
 
     def interrupt(self) -> None:  # noqa: B027 - a file never waits for long
         """Called from any thread: a ``read`` that waits for a live source soon gives None, as do all later ones."""
@@ -448,7 +455,7 @@ class FileSource(Source):
             if live:
                 self._stream.codec_context.flags |= _LOW_DELAY
             self._stream.codec_context.thread_count = options.threads
-            self._decoded = self._with_next()
+            self._decoded = self._with_next(self._decode())
             try:
                 first, following = next(self._decoded, (None, None))
             except _BrokeOffError as error:
@@ -500,6 +507,54 @@ class FileSource(Source):
             raise
 
     def read(self) -> VideoFrame | None:
+        decoded = self._next()
+        if decoded is None:
+            return None
+        frame, pts, duration = decoded
+        gap, damaged = self._clock.restarted, bool(getattr(frame, "is_corrupt", False))
+        image = self._orientation.apply(self._to_bgr(frame))
+        captured = None
+        if self._arrivals is not None:
+            ticks = _ticks_of(frame)
+            captured = self._arrivals.captured(
+                None if ticks is None else float(ticks * self.info.time_base), time.monotonic()
+            )
+        return VideoFrame(image, pts, self._given - 1, duration, gap, damaged, captured)
+
+    def skip(self, count: int) -> None:
+        """Leave out the next ``count`` frames, as if they had been read. Most of them are not even decoded where it is
+        the first call and the file allows it (see :mod:`runtime.video.seek`)."""
+        if count > 0 and not self._given and self._seek(count):
+            return
+        for _ in range(count):
+            if self._next() is None:
+                return
+
+    def _seek(self, count: int) -> bool:
+        """Go to the frame with the number ``count``. False: it has to be looked for, from the first one on."""
+        # in other containers FFmpeg looks for a time by guessing, and may pass over what is before it
+        if self.info.path is None or not self.info.path.is_file() or not _knows_its_length(self._container):
+            return False
+        packets = list_packets(self.info.path, self._stream.index, count)
+        first = _ticks_of(self._first)
+        if packets is None or first != packets.ticks[0] or packets.entry(packets.ticks[count]) is None:
+            return False
+        self._decoded.close()
+        frames = seek_frames(self._container, self._stream, packets, count, self._decode)
+        found = frames is not None
+        if frames is None:  # once more from the beginning
+            self._container.seek(packets.ticks[0], stream=self._stream, backward=True)
+            frames = self._decode()
+        self._decoded = self._with_next(frames)
+        self._first = self._after_first = None
+        if found:
+            for ticks in packets.ticks[:count]:
+                self._clock.next(ticks)
+            self._given = count
+        return found
+
+    def _next(self) -> tuple[Any, Fraction, Fraction] | None:
+        """The next decoded frame, its time and its duration in seconds, or None at the end; counts it."""
         if self._error is not None:
             raise self._error
         try:
@@ -521,22 +576,12 @@ class FileSource(Source):
             raise self._error from None
         if (frame.width, frame.height) != self._coded_size:
             self._resized += 1
-        damaged = bool(getattr(frame, "is_corrupt", False))
-        self._damaged += damaged
+        self._damaged += bool(getattr(frame, "is_corrupt", False))
         pts = self._clock.next(_ticks_of(frame))
-        gap = self._clock.restarted
         duration = self._duration_of(frame, following)
-        image = self._orientation.apply(self._to_bgr(frame))
-        index = self._given
         self._given += 1
         self._end = pts + duration
-        captured = None
-        if self._arrivals is not None:
-            ticks = _ticks_of(frame)
-            captured = self._arrivals.captured(
-                None if ticks is None else float(ticks * self.info.time_base), time.monotonic()
-            )
-        return VideoFrame(image, pts, index, duration, gap, damaged, captured)
+        return frame, pts, duration
 
     def _duration_of(self, frame: Any, following: Any) -> Fraction:
         """Seconds until the next frame, or the end of the video. What the file says of one frame is the distance to
@@ -556,11 +601,11 @@ class FileSource(Source):
         self._decoded.close()
         self._container.close()
 
-    def _with_next(self) -> Generator[tuple[Any, Any], None, None]:
-        """Every frame of ``_decode`` with the one after it; None at the end, and where waiting for it costs time."""
+    def _with_next(self, frames: Iterator[Any]) -> Generator[tuple[Any, Any], None, None]:
+        """Every one of ``frames`` with the one after it; None at the end, and where waiting for it costs time."""
         held: Any = None
         try:
-            for frame in self._decode():
+            for frame in frames:
                 if not self._ahead:
                     yield frame, None
                     continue
@@ -998,6 +1043,10 @@ class ImageSource(Source):
         index = self._index
         self._index += 1
         return VideoFrame(image, index / self.rate, index, 1 / self.rate)
+
+    def skip(self, count: int) -> None:
+        self._index += count
+        self._first = None
 
     def close(self) -> None:
         self._first = None
