@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from runtime.batch.pool import Pool
     from runtime.batch.progress import BatchProgress
     from runtime.batch.scheduler import Progression
-    from runtime.batch.work import FileWork, Settings
+    from runtime.batch.way import FileWork
+    from runtime.batch.work import Settings
     from runtime.sessions import Choice
 
 
@@ -103,7 +104,7 @@ def batch(options: argparse.Namespace) -> int:
     from runtime.batch.files import collect
     from runtime.batch.journal import Journal
     from runtime.batch.local import LocalPool
-    from runtime.batch.work import Settings, threads_each, workshop
+    from runtime.batch.work import Settings, cores_here, workshop
     from runtime.bundle import open_bundle
     from runtime.sessions import choose
 
@@ -119,6 +120,9 @@ def batch(options: argparse.Namespace) -> int:
     _make_folder(options.output)
     for bundle, choice in zip(bundles, choices, strict=True):
         say_between(f"{bundle.manifest.name}: {choice.reason}")
+    recurrent = [bundle.manifest.name for bundle in bundles if bundle.manifest.states]
+    if recurrent:
+        say_between(f"{recurrent[0]} computes each frame from those before: a file is made by one worker, in one go")
     folders = tuple(bundle.folder.absolute() for bundle in bundles)
     out = options.output.absolute()
     with Journal(out) as journal, ExitStack() as stack:
@@ -129,11 +133,12 @@ def batch(options: argparse.Namespace) -> int:
             say_between(f"Ray: {cluster.machines} machines, {jobs} workers of {threads} threads")
         else:
             jobs = options.jobs or 1
-            threads = threads_each(options.threads, jobs)
-        settings = Settings(options, folders, tuple(choices), threads)
+            threads = options.threads or max(1, cores_here() // jobs)
+        cores = None if cluster is None else cores_here()
+        settings = Settings(options, folders, tuple(choices), threads, cores)
         make = partial(workshop, settings)
         make_pool = partial(LocalPool, jobs, make) if cluster is None else partial(cluster.pool, jobs, threads, make)
-        return _Batch(options, found, settings, journal).run(make_pool)
+        return _Batch(options, found, settings, journal, jobs=jobs, divide=not recurrent).run(make_pool)
 
 
 def _cluster(
@@ -193,24 +198,34 @@ class _File:
     progression: Progression | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        way = self.progression
+        way, work = self.progression, self.work
         return {
             "input": str(self.source),
             "output": None if self.output is None else str(self.output),
             "outcome": self.outcome,
             "error": self.error,
-            "frames": 0 if way is None else way.frames,
+            "frames": 0 if way is None or work is None else way.frames + work.kept,
             "seconds": 0.0 if way is None else way.seconds,
             "retries": 0 if way is None else way.retries,
-            "warnings": [] if self.work is None else self.work.warnings,
+            "pieces": 0 if work is None else work.pieces,
+            "warnings": [] if work is None else work.warnings,
         }
 
 
 class _Batch:
     """All files of one call: which are to be done, doing them, and what to say about it."""
 
-    def __init__(self, options: argparse.Namespace, found: Collection, settings: Settings, journal: Journal) -> None:
-        self.options, self.settings, self.journal = options, settings, journal
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        found: Collection,
+        settings: Settings,
+        journal: Journal,
+        *,
+        jobs: int,
+        divide: bool,
+    ) -> None:
+        self.options, self.settings, self.journal, self.jobs, self.divide = options, settings, journal, jobs, divide
         self.files = [_File(trouble.source, None, "failed", trouble.error) for trouble in found.troubles]
         digest = settings.digest()
         self.files += [self._file(pair, digest) for pair in found.pairs]
@@ -223,13 +238,15 @@ class _Batch:
 
     def _file(self, pair: FilePair, digest: str) -> _File:
         from runtime.batch.journal import job_of
-        from runtime.batch.work import FileWork
+        from runtime.batch.way import FileWork
 
         file = _File(pair.source, pair.output, "left")
         try:
             file.job = job_of(pair.source, digest)
             if self.journal.must_do(pair.output, file.job, self.options.overwrite):
-                file.work = FileWork(pair)
+                file.work = FileWork(
+                    pair, file.job, jobs=self.jobs, divide=self.divide, max_frames=self.options.max_frames
+                )
             else:
                 file.outcome = "skipped"
         except (GenedgeError, OSError) as error:
@@ -262,6 +279,9 @@ class _Batch:
                     file.progression, file_of[way] = way, file
                 scheduler.run(interrupts)
                 self._see(progress, todo)
+            for file in todo:
+                if file.work is not None and file.outcome == "left":
+                    file.work.tidy(complete=False)
         return self._conclude(time.monotonic() - begun)
 
     def _begins(self, file: _File) -> None:
@@ -273,6 +293,8 @@ class _Batch:
     def _ended(self, file: _File, way: Progression) -> None:
         assert file.output is not None
         file.outcome, file.error = way.outcome, way.error
+        if file.work is not None:
+            file.work.tidy(way.outcome == "complete")
         self.journal.note(file.output, file.job, way.outcome)
         if file.work is not None:
             for warning in file.work.warnings:
@@ -290,7 +312,7 @@ class _Batch:
             assert work is not None
             ended += way.ended
             frames += way.frames_so_far
-            part = 1.0 if way.ended else min(1.0, way.frames_so_far / work.total) if work.total else 0.0
+            part = 1.0 if way.ended else min(1.0, (way.frames_so_far + work.kept) / work.total) if work.total else 0.0
             done += part * self.sizes[file.source]
         progress.see(ended, frames, done / whole)
 

@@ -20,7 +20,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from bundle_factory import write_small_bundle
+from bundle_factory import write_recurrent_bundle, write_small_bundle
 
 from runtime.cli import run
 
@@ -299,3 +299,125 @@ def test_progress_and_workers_that_keep_dying_are_told(bundle: Path, clips: Path
     process.stderr.close()
     assert process.returncode == 1
     assert re.search(r"error: .*a\.mp4: its worker process was ended by SIGKILL.* \(2 times\)", said)
+
+
+# --- one long file ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talking(tmp_path: Path) -> Path:
+    """A clip of 700 frames at irregular times, with B-frames and sound that begins before the video."""
+    path = tmp_path / "talking" / "clip.mp4"
+    path.parent.mkdir()
+    steps = np.random.default_rng(3).integers(800, 2400, 700)
+    with av.open(str(path), "w") as out:
+        video: Any = out.add_stream("libx264", rate=50)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.time_base = video.codec_context.time_base = Fraction(1, 90_000)
+        video.options = {"crf": "20", "preset": "veryfast", "g": "60"}
+        sound: Any = out.add_stream("aac", rate=16_000)
+        samples = 0
+        for index, tick in enumerate(np.cumsum(steps)):
+            image = np.full((48, 64, 3), index % 200, np.uint8)
+            image[:, index % 60 : index % 60 + 4] = 255
+            picture = av.VideoFrame.from_ndarray(image, format="bgr24")
+            picture.pts, picture.time_base = int(tick), Fraction(1, 90_000)
+            out.mux(video.encode(picture))
+            while samples / 16_000 < tick / 90_000:
+                tone = np.sin(np.arange(samples, samples + 1024) / 7).astype(np.float32)[None]
+                piece = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = 16_000, samples, Fraction(1, 16_000)
+                out.mux(sound.encode(piece))
+                samples += 1024
+        out.mux(video.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+def packets_of(path: Path, kind: str) -> list[tuple[Any, ...]]:
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [(p.pts, p.dts, p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def pieces(out: Path) -> list[Path]:
+    return sorted(out.rglob("*.json"))
+
+
+def test_a_file_made_in_pieces_is_that_of_one_run(bundle: Path, talking: Path, tmp_path: Path) -> None:
+    report = tmp_path / "r.json"
+    for jobs, out in (("1", tmp_path / "one"), ("2", tmp_path / "two")):
+        assert batch(bundle, talking, "-o", out, "--jobs", jobs, "--json", report) == 0
+        (file,) = json.loads(report.read_text())["files"]
+        assert (file["frames"], file["pieces"]) == (700, 3)
+    whole = tmp_path / "whole"
+    one_go = (
+        "from runtime.batch import way; way.SEGMENT = 1 << 30; from runtime.cli import run; raise SystemExit(run())"
+    )
+    command = [sys.executable, "-c", one_go, "batch", talking, "-b", bundle, "--backend", "onnxruntime", "-o", whole]
+    subprocess.run(
+        list(map(str, command)), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, stderr=subprocess.DEVNULL
+    )
+    expected = frames_of(whole / "clip.mp4")
+    assert [time for time, _ in expected] == [time for time, _ in frames_of(talking)]
+    for out in (tmp_path / "one", tmp_path / "two"):
+        assert frames_of(out / "clip.mp4") == expected
+        assert packets_of(out / "clip.mp4", "video") == packets_of(whole / "clip.mp4", "video")
+        assert packets_of(out / "clip.mp4", "audio") == packets_of(whole / "clip.mp4", "audio")
+        assert sorted(path.name for path in out.iterdir()) == [".batch.jsonl", "clip.mp4"]
+    assert [packet[-1] for packet in packets_of(whole / "clip.mp4", "audio")] == [
+        packet[-1] for packet in packets_of(talking, "audio")
+    ]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_pieces_that_are_finished_are_not_made_again(
+    bundle: Path, talking: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    out, report = tmp_path / "out", tmp_path / "r.json"
+    process = start(bundle, talking, "-o", out)
+    wait_for(lambda: pieces(out), process)
+    process.send_signal(how)
+    process.communicate()
+    kept = {path: path.read_bytes() for path in pieces(out)}
+    assert kept
+    assert not (out / "clip.mp4").exists()
+    again = start(bundle, talking, "-o", out, "--json", report)
+    while again.poll() is None:
+        with contextlib.suppress(FileNotFoundError):  # they are joined by now
+            assert all(path.read_bytes() == content for path, content in kept.items())
+        time.sleep(0.005)
+    assert again.communicate()[0] is None
+    assert again.returncode == 0
+    assert batch(bundle, talking, "-o", tmp_path / "whole") == 0
+    assert frames_of(out / "clip.mp4") == frames_of(tmp_path / "whole" / "clip.mp4")
+    (file,) = json.loads(report.read_text())["files"]
+    assert (file["frames"], file["outcome"]) == (700, "complete")
+
+
+def test_a_long_video_that_breaks_off_leaves_what_run_leaves(bundle: Path, talking: Path, tmp_path: Path) -> None:
+    clip, alone, out = tmp_path / "cut.mkv", tmp_path / "alone.mkv", tmp_path / "out"
+    with av.open(str(talking)) as source, av.open(str(clip), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = clip.read_bytes()
+    clip.write_bytes(data[: int(len(data) * 0.8)])
+    options = ["-b", str(bundle), "--backend", "onnxruntime", "--quiet"]
+    assert run(["run", "-i", str(clip), "-o", str(alone), *options]) == 1
+    assert batch(bundle, clip, "-o", out) == 1
+    assert [time for time, _ in frames_of(out / "cut.mkv")] == [time for time, _ in frames_of(alone)]
+    assert len(frames_of(out / "cut.mkv")) > 260
+    assert not pieces(out)
+
+
+def test_a_recurrent_bundle_makes_a_file_in_one_go(
+    talking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, report = write_recurrent_bundle(tmp_path / "tiny-rrn"), tmp_path / "r.json"
+    assert batch(bundle, talking, "-o", tmp_path / "out", "--jobs", "2", "--json", report) == 0
+    assert "tiny-rrn computes each frame from those before: a file is made by one worker" in capsys.readouterr().err
+    (file,) = json.loads(report.read_text())["files"]
+    assert (file["frames"], file["pieces"]) == (700, 1)

@@ -122,8 +122,8 @@ def test_a_batch_on_a_cluster_makes_the_same_files(
 
     bundle, clips = write_small_bundle(tmp_path / "tiny-x2"), tmp_path / "clips"
     clips.mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        make_clip(name).rename(clips / name)
+    for name, frames in (("a.mp4", 10), ("b.mp4", 600)):  # one is divided
+        make_clip(name, ticks=[3600 * index for index in range(frames)]).rename(clips / name)
     (clips / "bad.mp4").write_bytes(b"no video")
     common = [clips, "-b", bundle, "--backend", "onnxruntime"]
     address = ray.get_runtime_context().gcs_address
@@ -133,7 +133,7 @@ def test_a_batch_on_a_cluster_makes_the_same_files(
     )
     assert done.returncode == 1, done.stderr
     assert "bad.mp4 cannot be opened as video" in done.stderr
-    assert "2 files done, 1 failed; 20 frames" in done.stderr
+    assert "2 files done, 1 failed; 610 frames" in done.stderr
     assert run(["batch", *map(str, common), "-o", str(tmp_path / "local"), "--quiet"]) == 1
     for name in ("a.mp4", "b.mp4"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
