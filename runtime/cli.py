@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from runtime.engines.settings import EngineOptions, Profile
     from runtime.live.switch import Slot, Switcher
     from runtime.pipeline import PipelineReport
+    from runtime.resume import FileRun
     from runtime.sessions import Choice, Session
     from runtime.verify import Verdict
     from runtime.video.browser import BrowserSink
@@ -233,6 +234,20 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a run from file to file that was stopped or killed, behind its last whole segment",
+    )
+    parser.add_argument(
+        "--segment",
+        type=segment_length,
+        metavar="N",
+        help="frames of a segment, which is encoded by itself; fewer lose less and make the file larger (default: 250)",
+    )
+    parser.add_argument(
+        "--fragmented", action="store_true", help="leave an MP4 in pieces, so that it can be played while it grows"
+    )
+    parser.add_argument(
         "--host",
         metavar="ADDRESS",
         help="of -o http://…: where other machines see the page too, with a token (0.0.0.0)",
@@ -371,6 +386,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def segment_length(text: str) -> int:
+    """Frames of a segment, as an option says it; for argparse."""
+    if not text.isdigit() or not 16 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of frames from 16 to 10000")
+    return int(text)
+
+
 def assignment(text: str) -> tuple[str, str]:
     """(name, value) of an option NAME=VALUE; for argparse."""
     name, equals, value = text.partition("=")
@@ -448,12 +470,17 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
     from runtime.control import FileWatcher, KeyReader, Keys
     from runtime.live.switch import Slot, SwitchSession
+    from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.browser import BrowserSink
     from runtime.video.sink import check_sink, open_sink
 
-    check_sink(options.output, overwrite=options.overwrite)
+    replaces = options.overwrite or options.resume
+    check_sink(options.output, overwrite=replaces)
+    if is_complete(options):
+        say(f"{options.output} is complete: nothing unfinished is beside it")
+        return EXIT_OK
     bundles = [open_bundle(place) for place in options.bundle]
     hides = any(bundle.manifest.task == "face-deid" for bundle in bundles)  # then nobody shall see who it was
     browser = browser_of(options, compares=not hides)
@@ -463,7 +490,7 @@ def _run(options: argparse.Namespace) -> int:
     controls = controls_of(options, bundles)
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
-        check_sink(options.output, source=source.info, overwrite=options.overwrite)
+        check_sink(options.output, source=source.info, overwrite=replaces)
         height, width = source.info.height, source.info.width
         stages: list[Session] = []
         slots = []
@@ -487,24 +514,32 @@ def _run(options: argparse.Namespace) -> int:
             controls.attach(len(stages) - 1, session, height, width)
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             height, width = height * session.scale, width * session.scale
+        file_run = open_run(
+            options, source.info, lambda: facts_of(options, source.info, zip(bundles, choices, strict=True)), say
+        )
+        if file_run is not None:
+            stack.enter_context(file_run)
+            controls.on_change = file_run.stop_noting
         sink = stack.enter_context(
             open_sink(
                 options.output,
                 source=source.info,
                 width=width,
                 height=height,
-                overwrite=options.overwrite,
+                overwrite=replaces,
                 codec=options.codec,
                 crf=options.crf,
                 preset=options.preset,
                 audio=not options.no_audio,
+                fragmented=options.fragmented,
+                segment=None if file_run is None else file_run.length,
                 browser=browser,
             )
         )
         switcher = None
         if isinstance(sink, BrowserSink):
             switcher = _page(stack, sink, slots, images, controls, options, engines)
-        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
+        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, say_between))
         if controls.dials:
@@ -614,6 +649,7 @@ def run_told(
     tell: Callable[[PipelineReport, str, str | None], None],
     *,
     begins: Callable[[VideoFrame], bool] | None = None,
+    first: int = 0,
 ) -> None:
     """Run the pipeline as the ``options`` of :func:`video_options` say, and tell how it ended, however that was.
 
@@ -621,13 +657,18 @@ def run_told(
         tell: called with the report, the outcome (``complete``, ``interrupted`` or ``failed``) and the error's
             sentence or None; after the warnings of source and sink have been said.
         begins: see :func:`runtime.pipeline.run_pipeline`, whose errors come through.
+        first: frames that the source has left out, which count for ``--max-frames``.
     """
     from runtime.pipeline import run_pipeline
     from runtime.stats import Progress
 
     total = source.info.frame_count
-    if options.max_frames is not None:
-        total = min(total, options.max_frames) if total is not None else options.max_frames
+    most = options.max_frames
+    if most is not None:
+        total = min(total, most) if total is not None else most
+        most = max(0, most - first)
+    if total is not None:
+        total = max(0, total - first)
     stop = threading.Event()
     reports: list[PipelineReport] = []
     outcome, error = "failed", None
@@ -638,7 +679,7 @@ def run_told(
             _StoppingSink(sink, stop),
             progress=Progress(total, quiet=options.quiet),
             stop=stop,
-            max_frames=options.max_frames,
+            max_frames=most,
             on_report=reports.append,
             begins=begins,
             newest=source.info.live,
@@ -682,19 +723,35 @@ class _Job:
         stages: list[Session],
         controls: Controls,
         switcher: Switcher | None,
+        file_run: FileRun | None,
     ) -> None:
-        self.controls, self.switcher = controls, switcher
+        self.controls, self.switcher, self.file_run = controls, switcher, file_run
         from runtime.cuts import Beginnings
+        from runtime.video.segments import SegmentSink
 
         self.options, self.source, self.sink = options, source, sink
         self.bundles, self.choices, self.stages = bundles, choices, stages
         # nobody is reset where there is no state, so nobody needs to look
         recurrent = any(bundle.manifest.states for bundle in bundles) or (switcher is not None and switcher.recurrent)
-        self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
+        first, before = 0, []
+        if file_run is not None:
+            assert isinstance(sink, SegmentSink)
+            file_run.take_over(sink)
+            first = file_run.first(recurrent=recurrent)
+            before = file_run.times_before(first, sink.time_base)
+            if first < file_run.done - 1:
+                say(f"{file_run.done - first} frames since the last cut are computed again, for what comes behind them")
+        self.first = first
+        self.beginnings = Beginnings(at_cuts=not options.no_cut_reset, before=before) if recurrent else None
+        if file_run is not None and self.beginnings is not None:
+            file_run.last_cut = self.beginnings.last_cut
 
     def run(self) -> int:
         begins = self.beginnings if self.switcher is None else self._keeping_originals
-        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins)
+        self.source.skip(self.first)
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins, first=self.first)
+        if self.file_run is not None:
+            self.file_run.complete()
         self.sink.linger()
         return EXIT_OK
 
@@ -761,6 +818,7 @@ class _Job:
             ],
             "switched": self.switcher.switched if self.switcher is not None else [],
             **report.to_dict(),
+            "kept": 0 if self.file_run is None else self.file_run.done,
             "gaps": [asdict(gap) for gap in self.source.gaps],
             "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],

@@ -80,6 +80,7 @@ class Controls:
         self._open: dict[int, tuple[Session, int, int]] = {}
         self._manifests = list(manifests)
         self.dials = _dials(self._manifests)
+        self.on_change: Callable[[], None] = lambda: None
 
     def dial(self, name: str) -> Dial:
         """The code that is called ``name``: STAGE.NAME (stages count from 1), or else NAME or BUNDLE.NAME.
@@ -180,6 +181,7 @@ class Controls:
         with self._lock:
             dial = self.dial(dial.spellings[2])  # its stage may have become another since
             self._hand_on(dial, numbers, picture)
+            self.on_change()
             dial.numbers, dial.picture, dial.text, dial.hashed = numbers, picture, text, hashed
 
     def _hand_on(self, dial: Dial, numbers: Numbers, picture: Picture | None) -> None:

@@ -7,6 +7,7 @@ generator has kept of another shot gets into the new one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -119,19 +120,32 @@ class Beginnings:
 
     Args:
         at_cuts: also look at the pictures, not only at the times.
+        before: times in seconds of the frames before the first one, which begins a shot.
     """
 
-    def __init__(self, *, at_cuts: bool = True) -> None:
+    def __init__(self, *, at_cuts: bool = True, before: Sequence[Fraction] = ()) -> None:
         self.cuts = self.gaps = 0
+        self._first = self._frames = len(before)
+        self._cut_frames: list[int] = []
         self._is_cut = CutDetector() if at_cuts else None
         self._is_gap = GapDetector()
+        for pts in before:
+            self._is_gap(pts)
 
     def __call__(self, frame: TimedFrame) -> bool:
         cut = self._is_cut is not None and self._is_cut(frame.image)  # both see every frame
         gap = self._is_gap(frame.pts) or bool(getattr(frame, "gap", False))
         self.gaps += gap
         self.cuts += cut and not gap
+        if cut:
+            self._cut_frames.append(self._frames)
+        self._frames += 1
         return cut or gap
+
+    def last_cut(self, before: int) -> int:
+        """Number of the last frame before the frame ``before`` in front of which there is a cut; where a run begins
+        there, it finds the same beginnings after it. Without one: the first frame."""
+        return max((frame for frame in tuple(self._cut_frames) if frame < before), default=self._first)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for reports."""

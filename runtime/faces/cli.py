@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
+    from runtime.resume import FileRun
     from runtime.sessions import Choice
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
@@ -133,11 +134,17 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.faces.methods import BLUR_WARNING, make_method
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
     from runtime.faces.review import Gallery
+    from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
 
-    check_sink(options.output, overwrite=options.overwrite)
+    replaces = options.overwrite or options.resume
+    check_sink(options.output, overwrite=replaces)
+    _check_resume(options)
+    if is_complete(options):
+        say(f"{options.output} is complete: nothing unfinished is beside it")
+        return EXIT_OK
     browser = browser_of(options, compares=False)
     _check_beside(options)
     passcode = read_passcode(options.passcode_file, options.passcode_env, ask=options.ask_passcode)
@@ -152,7 +159,7 @@ def deid(options: argparse.Namespace) -> int:
     with terminable(), ExitStack() as stack:
         raw = stack.enter_context(open_input_as_told(options, all_damage=True))
         info = raw.info
-        check_sink(options.output, source=info, overwrite=options.overwrite)
+        check_sink(options.output, source=info, overwrite=replaces)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
         detector = _detector(options, options.thresh)
         stack.callback(detector.close)
@@ -207,22 +214,47 @@ def deid(options: argparse.Namespace) -> int:
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
             height, width = height * session.scale, width * session.scale
+        models = zip(bundles, choices, strict=True)
+        file_run = open_run(options, info, lambda: facts_of(options, info, models, detector=detector.digest), say)
+        if file_run is not None:
+            stack.enter_context(file_run)
+            if not _can_be_continued(options):
+                file_run.stop_noting()
         sink = stack.enter_context(
             open_sink(
                 options.output,
                 source=info,
                 width=width,
                 height=height,
-                overwrite=options.overwrite,
+                overwrite=replaces,
                 codec=options.codec,
                 crf=options.crf,
                 preset=options.preset,
                 audio=options.keep_audio,
                 keep_partial=True,
+                fragmented=options.fragmented,
+                segment=None if file_run is None else file_run.length,
                 browser=browser,
             )
         )
-        return _Job(options, source, detector, sink, stages, gallery).run()
+        recurrent = any(bundle.manifest.states for bundle in bundles)
+        return _Job(options, source, detector, sink, stages, gallery, file_run, recurrent=recurrent).run()
+
+
+def _can_be_continued(options: argparse.Namespace) -> bool:
+    """Whether a run does the same again. Which faces are drawn depends on a key, and that is kept nowhere."""
+    from runtime.faces.deid import DRAWING
+
+    return options.method not in DRAWING and options.vault is None
+
+
+def _check_resume(options: argparse.Namespace) -> None:
+    if options.resume and not _can_be_continued(options):
+        what = "a run with --vault" if options.vault is not None else f"--method {options.method}"
+        raise UsageError(
+            f"--resume cannot continue {what}, whose keys are kept nowhere: start again with --overwrite "
+            "(solid, mosaic and blur without a vault can be continued)"
+        )
 
 
 def _check_beside(options: argparse.Namespace) -> None:
@@ -307,14 +339,35 @@ class _Job:
         sink: Sink,
         stages: list[Any],
         gallery: Any,
+        file_run: FileRun | None,
+        *,
+        recurrent: bool,
     ) -> None:
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
+        self.file_run, self.recurrent = file_run, recurrent
 
     def run(self) -> int:
-        run_told(self.options, self.source, self.stages, self.sink, self._tell)
+        first = self._take_over() if self.file_run is not None else 0
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, first=first)
+        if self.file_run is not None:
+            self.file_run.complete()
         self.sink.linger()
         return EXIT_NOT_MET if self.source.counts.covered_whole else EXIT_OK
+
+    def _take_over(self) -> int:
+        """Keep the frames that are there; the number of those that need not go through the stages."""
+        from runtime.video.segments import SegmentSink
+
+        assert self.file_run is not None
+        assert isinstance(self.sink, SegmentSink)
+        self.file_run.take_over(self.sink)
+        if not self.file_run.done:
+            return 0
+        say("faces are looked for in these frames again, since what is covered next depends on them")
+        first = 0 if self.recurrent else self.file_run.done - 1
+        self.source.skip(first)
+        return first
 
     def _tell(self, report: PipelineReport, outcome: str, error: str | None) -> None:
         from runtime.video.sink import PARTIAL

@@ -147,6 +147,11 @@ class SegmentSink(FileSink):
         self._settings = {name: value for name in _CLONED if (value := getattr(context, name)) is not None}
         return stream
 
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of a tick."""
+        return self._ticks.time_base
+
     # -- frames ---------------------------------------------------------------------------------
 
     def write(self, frame: VideoFrame) -> None:
@@ -154,7 +159,7 @@ class SegmentSink(FileSink):
         if frame.index < self._known:
             if frame.index == self._known - 1 and _digest_of(frame) != self.whole[-1].picture:
                 raise VideoError(
-                    f"{self._final}: frame {frame.index} does not come out as it did before (another engine or machine?), "
+                    f"{self._final}: frame {frame.index} does not come out as it did before (another machine?), "
                     "so the run cannot be continued: start again with --overwrite"
                 )
             return

@@ -406,7 +406,9 @@ def test_a_full_disk(bundle: Path, assets: Callable[[str], Path], tmp_path: Path
         assert process.returncode == 1
         assert "disk full" in errors
         assert "Traceback" not in errors
-        assert not list(folder.iterdir()), "a file that cannot be played is not left behind"
+        assert "can be played" in errors
+        assert [path.name for path in folder.iterdir()] == ["out.mp4"]
+        assert len(times_of(folder / "out.mp4")) > 10
 
 
 # --- signals and terminals --------------------------------------------------------------------------------------------
