@@ -24,6 +24,7 @@ from runtime.cli import (
     images_of,
     json_option,
     say_between,
+    segment_length,
 )
 from runtime.errors import (
     EXIT_FAILED,
@@ -93,6 +94,8 @@ def add_batch_parser(verbs: Any) -> None:
     parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="as for run")
     parser.add_argument("--crf", type=float, metavar="Q", help="as for run")
     parser.add_argument("--preset", default="veryfast", help="as for run")
+    parser.add_argument("--segment", type=segment_length, metavar="N", help="as for run (default: 250)")
+    parser.add_argument("--fragmented", action="store_true", help="as for run")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that something else has made")
     parser.add_argument("--quiet", action="store_true", help="no progress line")
     json_option(parser)
@@ -165,6 +168,7 @@ def _cluster(
 
 def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
     """Raise :class:`UsageError` where no video could be encoded like this; if some could, the others fail alone."""
+    from runtime.batch.work import ENCODER_OPTIONS
     from runtime.video.sink import encoding_for
     from runtime.video.uri import parse_sink
 
@@ -172,7 +176,9 @@ def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
     places = {pair.output.suffix.lower(): pair.output for pair in found.pairs if not pair.is_picture}
     for place in places.values():
         try:
-            encoding_for(parse_sink(str(place)), options.codec, options.crf, options.preset, 0)
+            encoding_for(
+                parse_sink(str(place)), threads=0, **{name: getattr(options, name) for name in ENCODER_OPTIONS}
+            )
         except UsageError as error:
             errors.append(error)
     if errors and len(errors) == len(places):
@@ -245,7 +251,12 @@ class _Batch:
             file.job = job_of(pair.source, digest)
             if self.journal.must_do(pair.output, file.job, self.options.overwrite):
                 file.work = FileWork(
-                    pair, file.job, jobs=self.jobs, divide=self.divide, max_frames=self.options.max_frames
+                    pair,
+                    f"{file.job}, {self.settings.made_with}",
+                    jobs=self.jobs,
+                    segment=self.settings.segment,
+                    divide=self.divide,
+                    max_frames=self.options.max_frames,
                 )
             else:
                 file.outcome = "skipped"

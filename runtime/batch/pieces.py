@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.report import write_text
-from runtime.video.segments import SEGMENT, Whole
+from runtime.video.segments import Whole
 
 #: Segments of a piece at most: each piece costs some frames that are decoded to get there, and is lost by a kill.
 MOST_SEGMENTS = 4
@@ -97,14 +97,16 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def missing(total: int, capped: bool, kept: Sequence[PieceNote], jobs: int) -> Iterator[tuple[int, int | None]]:
+def missing(
+    total: int, capped: bool, kept: Sequence[PieceNote], jobs: int, segment: int
+) -> Iterator[tuple[int, int | None]]:
     """(start, stop) of the pieces that are yet to be made of a video of about ``total`` frames.
 
-    Pieces begin with a segment. The last one goes on to the end of the video, wherever that is, unless ``capped``: then
-    no frame after ``total`` is wanted.
+    Pieces begin with a segment, of ``segment`` frames. The last one goes on to the end of the video, wherever that is,
+    unless ``capped``: then no frame after ``total`` is wanted.
     """
-    segments = -(-total // SEGMENT)
-    length = SEGMENT * min(MOST_SEGMENTS, max(1, segments // (2 * jobs)))
+    segments = -(-total // segment)
+    length = segment * min(MOST_SEGMENTS, max(1, segments // (2 * jobs)))
     at = 0
     for note in (*sorted(kept, key=lambda note: note.start), None):
         gap_end = total if note is None else note.start

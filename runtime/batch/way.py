@@ -9,7 +9,6 @@ from typing import Any
 from runtime.batch.files import FilePair
 from runtime.batch.pieces import PieceNote, are_whole, folder_of, kept_pieces, missing, remove
 from runtime.batch.work import Join, Made, Piece, Plan, Planned, Whole
-from runtime.video.segments import SEGMENT
 from runtime.video.sink import PARTIAL
 
 
@@ -20,19 +19,23 @@ class FileWork:
     it was begun. ``pieces``: how many it was made in, 1 where it was not divided.
 
     Args:
-        job: identity of what is made, see :func:`runtime.batch.journal.job_of`.
+        job: identity of the pieces that may be put together.
         jobs: workers that may share it.
+        segment: frames that are encoded by themselves, of which pieces consist.
         divide: whether a long video may be made in pieces: not where each frame depends on the one before.
         max_frames: no more than so many are wanted.
     """
 
-    def __init__(self, pair: FilePair, job: str, *, jobs: int, divide: bool, max_frames: int | None) -> None:
+    def __init__(
+        self, pair: FilePair, job: str, *, jobs: int, segment: int, divide: bool, max_frames: int | None
+    ) -> None:
         self.pair = pair
         self.warnings: list[str] = []
         self.total: int | None = None
         self.kept = 0
         self.pieces = 1
-        self._job, self._jobs, self._divide, self._max_frames = job, jobs, divide, max_frames
+        self._job, self._jobs, self._segment = job, jobs, segment
+        self._divide, self._max_frames = divide, max_frames
         self._planned = Planned(None, False)
         self._in_vain = 0  # frames of pieces
         self._unfit = False
@@ -59,7 +62,7 @@ class FileWork:
             capped = self._max_frames is not None and (self.total is None or self._max_frames < self.total)
             if capped:
                 self.total = self._max_frames
-            if self._divide and self._planned.divisible and self.total is not None and self.total > SEGMENT:
+            if self._divide and self._planned.divisible and self.total is not None and self.total > self._segment:
                 yield from self._in_pieces(self.total, capped)
                 if not self._unfit:
                     return
@@ -72,7 +75,7 @@ class FileWork:
         folder = folder_of(self.pair.output)
         kept = kept_pieces(folder, self._job, self.pair.output.suffix)
         self.kept = sum(note.frames for note in kept)
-        todo = list(missing(total, capped, kept, self._jobs))
+        todo = list(missing(total, capped, kept, self._jobs, self._segment))
         if todo:
             yield [Piece(self.pair, self._job, start, stop) for start, stop in todo]
         starts = sorted([note.start for note in kept] + [start for start, _ in todo])

@@ -17,6 +17,7 @@ from runtime.batch.pieces import PieceNote, folder_of, piece_path
 from runtime.batch.pool import Tell
 from runtime.cli import controls_of, engines_of, images_of
 from runtime.errors import EndedEarlyError, VideoError
+from runtime.video.segments import SEGMENT
 from runtime.video.uri import VIDEO_SINK_SUFFIXES
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from runtime.video.sink import Sink
     from runtime.video.source import Source, SourceInfo, VideoFrame
 
+#: Options that say how a video is compressed, by the names that ``open_sink`` has for them.
+ENCODER_OPTIONS = ("codec", "crf", "preset")
 #: Options of the verb that change no pixel, or that are part of the identity in another form.
 _NO_PIXELS = {
     "verb", "inputs", "output", "jobs", "ray", "retries", "json", "overwrite", "quiet", "threads", "bundle", "backend",
@@ -55,6 +58,19 @@ class Settings:
             return 0
         # as x264 does: three for two cores, and at least two rows of blocks of 16 pixels for each
         return max(1, min(self.cores * 3 // 2, -(-height // 16) // 2))
+
+    @property
+    def segment(self) -> int:
+        """Frames of a segment, which is encoded by itself."""
+        length: int = self.options.segment or SEGMENT
+        return length
+
+    @property
+    def made_with(self) -> str:
+        """What pieces of one file must share besides the digest: encoders differ by it."""
+        import av
+
+        return f"PyAV {av.__version__}, {cores_here()} cores"
 
     def digest(self) -> str:
         """Identity of everything but the input that the pixels depend on."""
@@ -239,7 +255,6 @@ class Workshop:
         return open_source(str(pair.source), options=SourceOptions(threads=self._settings.threads))
 
     def _sink(self, output: Path, info: SourceInfo, size: tuple[int, int], audio: bool) -> Sink:
-        from runtime.video.segments import SEGMENT
         from runtime.video.sink import open_sink
 
         options = self._settings.options
@@ -249,13 +264,12 @@ class Workshop:
             width=size[0],
             height=size[1],
             overwrite=True,  # whether that may be was asked before
-            codec=options.codec,
-            crf=options.crf,
-            preset=options.preset,
             audio=audio,
             threads=self._settings.encoder_threads(size[1]),
             keep_partial=True,
-            segment=SEGMENT,
+            fragmented=options.fragmented,
+            segment=self._settings.segment,
+            **{name: getattr(options, name) for name in ENCODER_OPTIONS},
         )
 
     def _stages_for(self, height: int, width: int) -> list[Session]:

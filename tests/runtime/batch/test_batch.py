@@ -306,10 +306,10 @@ def test_progress_and_workers_that_keep_dying_are_told(bundle: Path, clips: Path
 
 @pytest.fixture
 def talking(tmp_path: Path) -> Path:
-    """A clip of 700 frames at irregular times, with B-frames and sound that begins before the video."""
+    """A clip of 300 frames at irregular times, with B-frames and sound that begins before the video."""
     path = tmp_path / "talking" / "clip.mp4"
     path.parent.mkdir()
-    steps = np.random.default_rng(3).integers(800, 2400, 700)
+    steps = np.random.default_rng(3).integers(800, 2400, 300)
     with av.open(str(path), "w") as out:
         video: Any = out.add_stream("libx264", rate=50)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -347,25 +347,20 @@ def pieces(out: Path) -> list[Path]:
 def test_a_file_made_in_pieces_is_that_of_one_run(bundle: Path, talking: Path, tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     for jobs, out in (("1", tmp_path / "one"), ("2", tmp_path / "two")):
-        assert batch(bundle, talking, "-o", out, "--jobs", jobs, "--json", report) == 0
+        assert batch(bundle, talking, "-o", out, "--jobs", jobs, "--json", report, "--segment", "100") == 0
         (file,) = json.loads(report.read_text())["files"]
-        assert (file["frames"], file["pieces"]) == (700, 3)
-    whole = tmp_path / "whole"
-    one_go = (
-        "from runtime.batch import way; way.SEGMENT = 1 << 30; from runtime.cli import run; raise SystemExit(run())"
-    )
-    command = [sys.executable, "-c", one_go, "batch", talking, "-b", bundle, "--backend", "onnxruntime", "-o", whole]
-    subprocess.run(
-        list(map(str, command)), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, stderr=subprocess.DEVNULL
-    )
-    expected = frames_of(whole / "clip.mp4")
+        assert (file["frames"], file["pieces"]) == (300, 3)
+    whole = tmp_path / "whole.mp4"
+    arguments = ["run", "-b", str(bundle), "-i", str(talking), "-o", str(whole), "--quiet"]
+    assert run([*arguments, "--backend", "onnxruntime", "--segment", "100"]) == 0
+    expected = frames_of(whole)
     assert [time for time, _ in expected] == [time for time, _ in frames_of(talking)]
     for out in (tmp_path / "one", tmp_path / "two"):
         assert frames_of(out / "clip.mp4") == expected
-        assert packets_of(out / "clip.mp4", "video") == packets_of(whole / "clip.mp4", "video")
-        assert packets_of(out / "clip.mp4", "audio") == packets_of(whole / "clip.mp4", "audio")
+        assert packets_of(out / "clip.mp4", "video") == packets_of(whole, "video")
+        assert packets_of(out / "clip.mp4", "audio") == packets_of(whole, "audio")
         assert sorted(path.name for path in out.iterdir()) == [".batch.jsonl", "clip.mp4"]
-    assert [packet[-1] for packet in packets_of(whole / "clip.mp4", "audio")] == [
+    assert [packet[-1] for packet in packets_of(whole, "audio")] == [
         packet[-1] for packet in packets_of(talking, "audio")
     ]
 
@@ -375,24 +370,25 @@ def test_pieces_that_are_finished_are_not_made_again(
     bundle: Path, talking: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     out, report = tmp_path / "out", tmp_path / "r.json"
-    process = start(bundle, talking, "-o", out)
+    process = start(bundle, talking, "-o", out, "--segment", "50")
     wait_for(lambda: pieces(out), process)
     process.send_signal(how)
     process.communicate()
     kept = {path: path.read_bytes() for path in pieces(out)}
     assert kept
     assert not (out / "clip.mp4").exists()
-    again = start(bundle, talking, "-o", out, "--json", report)
+    again = start(bundle, talking, "-o", out, "--json", report, "--segment", "50")
     while again.poll() is None:
         with contextlib.suppress(FileNotFoundError):  # they are joined by now
             assert all(path.read_bytes() == content for path, content in kept.items())
         time.sleep(0.005)
     assert again.communicate()[0] is None
     assert again.returncode == 0
-    assert batch(bundle, talking, "-o", tmp_path / "whole") == 0
-    assert frames_of(out / "clip.mp4") == frames_of(tmp_path / "whole" / "clip.mp4")
+    arguments = ["run", "-b", str(bundle), "-i", str(talking), "-o", str(tmp_path / "whole.mp4"), "--quiet"]
+    assert run([*arguments, "--backend", "onnxruntime", "--segment", "50"]) == 0
+    assert frames_of(out / "clip.mp4") == frames_of(tmp_path / "whole.mp4")
     (file,) = json.loads(report.read_text())["files"]
-    assert (file["frames"], file["outcome"]) == (700, "complete")
+    assert (file["frames"], file["outcome"]) == (300, "complete")
 
 
 def test_a_long_video_that_breaks_off_leaves_what_run_leaves(bundle: Path, talking: Path, tmp_path: Path) -> None:
@@ -405,11 +401,11 @@ def test_a_long_video_that_breaks_off_leaves_what_run_leaves(bundle: Path, talki
                 target.mux(packet)
     data = clip.read_bytes()
     clip.write_bytes(data[: int(len(data) * 0.8)])
-    options = ["-b", str(bundle), "--backend", "onnxruntime", "--quiet"]
+    options = ["-b", str(bundle), "--backend", "onnxruntime", "--quiet", "--segment", "50"]
     assert run(["run", "-i", str(clip), "-o", str(alone), *options]) == 1
-    assert batch(bundle, clip, "-o", out) == 1
+    assert batch(bundle, clip, "-o", out, "--segment", "50") == 1
     assert [time for time, _ in frames_of(out / "cut.mkv")] == [time for time, _ in frames_of(alone)]
-    assert len(frames_of(out / "cut.mkv")) > 260
+    assert len(frames_of(out / "cut.mkv")) > 60
     assert not pieces(out)
 
 
@@ -417,7 +413,7 @@ def test_a_recurrent_bundle_makes_a_file_in_one_go(
     talking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle, report = write_recurrent_bundle(tmp_path / "tiny-rrn"), tmp_path / "r.json"
-    assert batch(bundle, talking, "-o", tmp_path / "out", "--jobs", "2", "--json", report) == 0
+    assert batch(bundle, talking, "-o", tmp_path / "out", "--jobs", "2", "--segment", "50", "--json", report) == 0
     assert "tiny-rrn computes each frame from those before: a file is made by one worker" in capsys.readouterr().err
     (file,) = json.loads(report.read_text())["files"]
-    assert (file["frames"], file["pieces"]) == (700, 1)
+    assert (file["frames"], file["pieces"]) == (300, 1)

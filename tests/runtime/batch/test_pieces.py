@@ -12,7 +12,8 @@ from runtime.batch.files import FilePair
 from runtime.batch.pieces import MOST_SEGMENTS, PieceNote, are_whole, folder_of, kept_pieces, missing, piece_path
 from runtime.batch.way import FileWork
 from runtime.batch.work import Join, Made, Piece, Plan, Planned, Whole
-from runtime.video.segments import SEGMENT
+
+SEGMENT = 250
 
 
 def note(start: int, stop: int | None, frames: int | None = None) -> PieceNote:
@@ -24,13 +25,13 @@ def note(start: int, stop: int | None, frames: int | None = None) -> PieceNote:
 
 @given(st.integers(1, 20_000), st.integers(1, 64), st.booleans(), st.sets(st.integers(0, 60)))
 def test_what_is_missing_completes_what_is_kept(total: int, jobs: int, capped: bool, kept: set[int]) -> None:
-    earlier = list(missing(total, capped, [], 3))
+    earlier = list(missing(total, capped, [], 3, SEGMENT))
     notes = [
         note(start, stop, (total if stop is None else stop) - start)
         for index, (start, stop) in enumerate(earlier)
         if index in kept
     ]
-    made = list(missing(total, capped, notes, jobs))
+    made = list(missing(total, capped, notes, jobs, SEGMENT))
     everything = sorted([*made, *((piece.start, piece.stop) for piece in notes)])
     at = 0
     for start, stop in everything[:-1]:
@@ -43,9 +44,9 @@ def test_what_is_missing_completes_what_is_kept(total: int, jobs: int, capped: b
 
 
 def test_every_worker_has_something_to_do() -> None:
-    assert len(list(missing(20 * SEGMENT, False, [], 4))) >= 8
-    assert len(list(missing(2 * SEGMENT, False, [], 8))) == 2
-    assert len(list(missing(8 * SEGMENT, False, [], 1))) == 2
+    assert len(list(missing(20 * SEGMENT, False, [], 4, SEGMENT))) >= 8
+    assert len(list(missing(2 * SEGMENT, False, [], 8, SEGMENT))) == 2
+    assert len(list(missing(8 * SEGMENT, False, [], 1, SEGMENT))) == 2
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_kept_pieces_are_those_of_this_job(tmp_path: Path) -> None:
 
 def way(tmp_path: Path, name: str = "a.mp4", *, divide: bool = True, max_frames: int | None = None) -> FileWork:
     pair = FilePair(tmp_path / name, tmp_path / "out" / name, 100)
-    return FileWork(pair, "job", jobs=2, divide=divide, max_frames=max_frames)
+    return FileWork(pair, "job", jobs=2, segment=SEGMENT, divide=divide, max_frames=max_frames)
 
 
 def planned(work: FileWork, frames: int | None, divisible: bool = True) -> list[object]:
