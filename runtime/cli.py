@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--code",
         action="append",
         default=[],
-        type=_assignment,
+        type=assignment,
         metavar="NAME=VALUE",
         help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
         "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
@@ -154,11 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     json_option(running)
     running.set_defaults(verb=_run)
 
+    from runtime.batch.cli import add_batch_parser
     from runtime.faces.cli import add_deid_parser
     from runtime.faces.reveal import add_reveal_parser
 
     add_deid_parser(verbs)
     add_reveal_parser(verbs)
+    add_batch_parser(verbs)
 
     verify = verbs.add_parser("verify", help="check on this device that a bundle still does what PyTorch did")
     verify.add_argument("bundle", metavar="BUNDLE")
@@ -225,7 +227,7 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         "--input-option",
         action="append",
         default=[],
-        type=_assignment,
+        type=assignment,
         metavar="NAME=VALUE",
         help="option of FFmpeg's reader, such as rtsp_transport=udp (default: tcp) or analyzeduration=5000000 "
         "(microseconds that it looks at a stream first; default: 500000 for RTSP and the like)",
@@ -238,7 +240,7 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--segment",
-        type=_segment,
+        type=segment_length,
         metavar="N",
         help="frames of a segment, which is encoded by itself; fewer lose less and make the file larger (default: 250)",
     )
@@ -276,7 +278,7 @@ def open_input_as_told(options: argparse.Namespace, *, all_damage: bool = False)
             fourcc=options.input_codec,
             all_damage=all_damage,
         ),
-        LiveOptions(options.realtime, max_latency, options.reconnect, _say_between),
+        LiveOptions(options.realtime, max_latency, options.reconnect, say_between),
     )
     if source.info.live:
         say(f"{source.info.uri}: {source.info.told}; the newest frame wins")
@@ -384,13 +386,15 @@ def count(text: str) -> int:
     return int(text)
 
 
-def _segment(text: str) -> int:
+def segment_length(text: str) -> int:
+    """Frames of a segment, as an option says it; for argparse."""
     if not text.isdigit() or not 16 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of frames from 16 to 10000")
     return int(text)
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def assignment(text: str) -> tuple[str, str]:
+    """(name, value) of an option NAME=VALUE; for argparse."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, for example style=2")
@@ -480,10 +484,10 @@ def _run(options: argparse.Namespace) -> int:
     bundles = [open_bundle(place) for place in options.bundle]
     hides = any(bundle.manifest.task == "face-deid" for bundle in bundles)  # then nobody shall see who it was
     browser = browser_of(options, compares=not hides)
-    images = _images(options.image, bundles)
+    images = images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines = engines_of(options, (choice.backend for choice in choices))
-    controls = _controls(options, bundles)
+    controls = controls_of(options, bundles)
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=replaces)
@@ -537,9 +541,9 @@ def _run(options: argparse.Namespace) -> int:
             switcher = _page(stack, sink, slots, images, controls, options, engines)
         job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run)
         if options.control:
-            stack.enter_context(FileWatcher(options.control, controls, _say_between))
+            stack.enter_context(FileWatcher(options.control, controls, say_between))
         if controls.dials:
-            keys = Keys(controls, _say_between)
+            keys = Keys(controls, say_between)
             sink.on_key = keys.press
             on_terminal = stack.enter_context(KeyReader(keys.press)).active
             if on_terminal or options.output.startswith("display:"):
@@ -580,7 +584,7 @@ def _page(
         )
 
     def told(text: str) -> None:
-        _say_between(text)
+        say_between(text)
         sink.tell(text)
 
     # a stage that hides faces stays what it is
@@ -591,7 +595,7 @@ def _page(
     return switcher
 
 
-def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
+def controls_of(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
     """The codes of all stages, set to what the command line says."""
     from runtime.codes import PASSCODE
     from runtime.control import Controls, read_passcode
@@ -610,7 +614,7 @@ def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
     return controls
 
 
-def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None]:
+def images_of(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None]:
     """The image that each stage gives, None for its main one."""
     images: list[str | None] = [None] * len(bundles)
     for wish in wishes:
@@ -807,7 +811,7 @@ class _Job:
                         self.bundles,
                         self.choices,
                         self.stages,
-                        _images(self.options.image, self.bundles),
+                        images_of(self.options.image, self.bundles),
                         strict=True,
                     )
                 )
@@ -963,6 +967,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _say_between(text: str) -> None:
+def say_between(text: str) -> None:
     """Say something while a progress line may stand on the terminal."""
     say(f"\r\x1b[K{text}" if sys.stderr.isatty() else text)

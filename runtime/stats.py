@@ -230,7 +230,7 @@ class Progress:
                 return
             seconds = self._clock() - self._start
             speed = [f"{self._done / seconds:.1f} fps"] if seconds > 0 else []
-            self._show([self._counter(), f"in {_duration(seconds)}", *speed])
+            self._show([self._counter(), f"in {duration(seconds)}", *speed])
             if self._tty:
                 self._write("\n")
         finally:
@@ -255,9 +255,14 @@ class Progress:
         speed = (self._done - before) / (now - then) if now > then else 0.0
         if speed > 0:
             parts.append(f"{speed:.1f} fps")
-            if self._total is not None and self._done <= self._total:
-                parts.append(f"ETA {_duration((self._total - self._done) / speed)}")
+        if left := self._time_left(now, speed):
+            parts.append(left)
         return parts
+
+    def _time_left(self, now: float, speed: float) -> str | None:
+        if speed <= 0 or self._total is None or self._done > self._total:
+            return None
+        return f"ETA {duration((self._total - self._done) / speed)}"
 
     def _show(self, parts: list[str]) -> None:
         label = [self._label] if self._label else []
@@ -297,7 +302,7 @@ def _columns(stream: TextIO) -> int:
         return 80
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``0:07``, ``12:34`` or ``1:02:03``."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
