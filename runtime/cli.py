@@ -49,6 +49,7 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
     "aiohttp": "preview",
+    "pyvirtualcam": "vcam",
     "cv2": None,
     "av": None,
     "numpy": None,
@@ -114,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="OUTPUT",
-        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://, or http://127.0.0.1:8080: "
-        "a page in the browser; files play once at their own speed, the last picture stays until nobody has looked for "
-        "10 s",
+        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://, rtsp://…, rtmp://…, "
+        "udp://…, vcam:// (a virtual camera), gst:PIPELINE, or http://127.0.0.1:8080: a page in the browser; to all of "
+        "these files play once at their own speed, and the page's last picture stays until nobody has looked for 10 s",
     )
     engine_options(running)
     running.add_argument(
@@ -189,9 +190,7 @@ def _parser() -> argparse.ArgumentParser:
 def video_options(parser: argparse.ArgumentParser) -> None:
     """Add what every verb takes that runs video from an INPUT to an OUTPUT."""
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
-    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
-    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
-    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    encoder_options(parser)
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument(
@@ -212,7 +211,8 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=60,
         metavar="S",
-        help="seconds for which a camera or stream that is lost is tried again; 0: never (default: 60)",
+        help="seconds for which a camera or stream that is lost, as INPUT or OUTPUT, is tried again; 0: never "
+        "(default: 60)",
     )
     parser.add_argument(
         "--input-timeout",
@@ -239,6 +239,58 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         "--token-file", type=Path, metavar="FILE", help="token of the page (default: $GENEDGE_TOKEN, else made up)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def encoder_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a video is compressed; :func:`sink_as_told` reads them."""
+    parser.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="h264, hevc, av1, vp9, or an encoder such as h264_nvenc (default: h264, vp9 for .webm)",
+    )
+    parser.add_argument(
+        "--encoder",
+        choices=["software", "auto", "hardware"],
+        default="software",
+        help="auto: hardware where an encoder of the codec opens here (default: software)",
+    )
+    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
+    parser.add_argument(
+        "--bitrate", type=_bitrate, metavar="B", help="mean bits a second, such as 4M, in place of --crf"
+    )
+    parser.add_argument(
+        "--preset",
+        default="veryfast",
+        metavar="NAME",
+        help="ultrafast to placebo, or the encoder's own name (default: veryfast)",
+    )
+    parser.add_argument(
+        "--pix-fmt",
+        metavar="NAME",
+        help="yuv420p, yuv422p, yuv444p, or with 10 bits yuv420p10le, … (default: yuv420p, yuv444p for odd sizes)",
+    )
+
+
+def sink_as_told(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of :func:`video_options` say of the OUTPUT, for :func:`runtime.video.sink.open_sink`.
+
+    Raises :class:`UsageError` where it cannot be for this OUTPUT on this machine.
+    """
+    from runtime.video.encoders import encoding_for
+    from runtime.video.uri import SinkKind, parse_sink
+
+    said = {name: getattr(options, name) for name in ("codec", "crf", "preset", "encoder", "bitrate", "pix_fmt")}
+    uri = parse_sink(options.output)
+    if uri.kind in (SinkKind.FILE, SinkKind.STREAM):
+        encoding_for(uri, threads=0, **said)
+    return {**said, "reconnect": options.reconnect, "say": _say_between}
+
+
+def shown_output(options: argparse.Namespace) -> str:
+    """The OUTPUT for people and reports, without passwords."""
+    from runtime.video.uri import parse_sink
+
+    return parse_sink(options.output).shown
 
 
 def open_input_as_told(options: argparse.Namespace, *, all_damage: bool = False) -> Source:
@@ -382,6 +434,15 @@ def _fourcc(text: str) -> str:
     return text.upper()
 
 
+def _bitrate(text: str) -> int:
+    from runtime.video.encoders import bits_a_second
+
+    try:
+        return bits_a_second(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -451,6 +512,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
+    outputs = sink_as_told(options)
     bundles = [open_bundle(place) for place in options.bundle]
     hides = any(bundle.manifest.task == "face-deid" for bundle in bundles)  # then nobody shall see who it was
     browser = browser_of(options, compares=not hides)
@@ -491,11 +553,9 @@ def _run(options: argparse.Namespace) -> int:
                 width=width,
                 height=height,
                 overwrite=options.overwrite,
-                codec=options.codec,
-                crf=options.crf,
-                preset=options.preset,
                 audio=not options.no_audio,
                 browser=browser,
+                **outputs,
             )
         )
         switcher = None
@@ -709,7 +769,7 @@ class _Job:
         if self.sink.frames_written:
             width, height = self.size
             say(
-                f"{self.options.output}: {self.sink.frames_written} frames of {width}x{height}, "
+                f"{shown_output(self.options)}: {self.sink.frames_written} frames of {width}x{height}, "
                 f"{report.fps:.1f} fps, "
                 f"peak memory {report.peak_rss_bytes / MIB:.0f} MiB"
             )
@@ -732,7 +792,13 @@ class _Job:
                 "rotation": info.rotation,
                 "audio": list(info.audio),
             },
-            "output": {"uri": self.options.output, "width": self.size[0], "height": self.size[1]},
+            "output": {
+                "uri": shown_output(self.options),
+                "width": self.size[0],
+                "height": self.size[1],
+                "dropped": self.sink.dropped,
+                "gaps": [asdict(gap) for gap in self.sink.gaps],
+            },
             "stages": [
                 {
                     "bundle": bundle.manifest.name,

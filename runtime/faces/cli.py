@@ -18,6 +18,8 @@ from runtime.cli import (
     run_told,
     say,
     say_latency,
+    shown_output,
+    sink_as_told,
     terminable,
     video_options,
 )
@@ -138,6 +140,7 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
+    outputs = sink_as_told(options)
     browser = browser_of(options, compares=False)
     _check_beside(options)
     passcode = read_passcode(options.passcode_file, options.passcode_env, ask=options.ask_passcode)
@@ -214,12 +217,10 @@ def deid(options: argparse.Namespace) -> int:
                 width=width,
                 height=height,
                 overwrite=options.overwrite,
-                codec=options.codec,
-                crf=options.crf,
-                preset=options.preset,
                 audio=options.keep_audio,
                 keep_partial=True,
                 browser=browser,
+                **outputs,
             )
         )
         return _Job(options, source, detector, sink, stages, gallery).run()
@@ -322,7 +323,7 @@ class _Job:
         counts, tracks = self.source.counts, self.source.guard.tracks
         uncertain = sum(track.uncertain for track in tracks)
         if self.sink.frames_written:
-            place = self.options.output
+            place = shown_output(self.options)
             if outcome != "complete" and Path(place + PARTIAL).exists():
                 place += PARTIAL
             say(
@@ -342,7 +343,7 @@ class _Job:
             from runtime.faces.review import write_review
 
             facts = {"frames": counts.frames, "faces replaced": counts.faces}
-            write_review(self.options.review, self.options.output, tracks, self.gallery, facts)
+            write_review(self.options.review, shown_output(self.options), tracks, self.gallery, facts)
         if self.options.json:
             write_json(self.options.json, self._as_dict(report, outcome, error))
 
@@ -358,7 +359,9 @@ class _Job:
             "mode": PSEUDONYMISED if self.options.vault else IRREVERSIBLE,
             "method": self.options.method,
             "input": {"uri": info.uri, "width": info.width, "height": info.height, "frame_count": info.frame_count},
-            "output": self.options.output,
+            "output": shown_output(self.options),
+            "output_dropped": self.sink.dropped,
+            "output_gaps": [dataclasses.asdict(gap) for gap in self.sink.gaps],
             "audio_kept": bool(info.audio and self.options.keep_audio),
             "detector": {
                 "name": self.detector.name,
