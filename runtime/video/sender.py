@@ -49,7 +49,8 @@ class _Stream:
         options = dict(_OPTIONS[kind])
         if kind == "rtsp":
             options["timeout"] = str(round(1e6 * job["silence"]))
-        self._container = av.open(job["address"], "w", format=kind, container_options=options)
+        address = job["address"]
+        self._container = av.open(address, "w", format=kind, container_options=options)
         rate = Fraction(*job["rate"])
         stream: Any = self._container.add_stream(job["encoder"], rate=rate)
         stream.options = job["options"]
@@ -71,7 +72,10 @@ class _Stream:
         }
         self._ticks = Ticks(LIVE_TIME_BASE)
         self._zero: Fraction | None = None
-        self._container.start_encoding()
+        try:
+            self._container.start_encoding()
+        except av.ProtocolNotFoundError as error:
+            raise OSError(f"this PyAV has no {address.partition(':')[0]}") from error
 
     def send(self, image: Frame, pts: Fraction) -> None:
         import av

@@ -32,7 +32,7 @@ from runtime.video.sink import Sink, _check_frame, output_color
 from runtime.video.source import SWS_OF_MATRIX, Gap, SourceInfo, VideoFrame
 from runtime.video.uri import STREAM_FORMATS, SinkUri
 
-SLOTS = 3  # frames that are on their way at most: one that is sent, one that is next, one that is just written
+SLOTS = 4  # frames that are on their way at most: 0.13 s at 30 frames a second, for moments without a processor
 OPENING = 10.0  # seconds in which an output has to be there at first
 STALL = 5.0  # seconds after which a connection that takes no frame counts as lost
 CLOSING = 3.0  # seconds for the last frames and the good-bye
@@ -242,7 +242,7 @@ class LiveSink(Sink):
         self._sent = 0  # over links that have ended
         self._lost_at: float | None = None
         self._reason = ""
-        self._pts = 0.0  # of the last frame taken
+        self._pts = self._lost_pts = 0.0  # seconds, of the last frame taken, and of the last before the loss
         self._missing = self._longest = 0.0
         self._number = 0
         self._waits: Iterator[float] = waits()
@@ -296,7 +296,7 @@ class LiveSink(Sink):
         self._sent += link.sent
         link.close(0.0)
         if self._lost_at is None:
-            self._lost_at, self._reason = now, reason
+            self._lost_at, self._lost_pts, self._reason = now, self._pts, reason
             if self._reconnect:
                 self._say(f"warning: {self._sending.shown} is lost ({reason}): trying again")
             if now - link.began > LIVED:
@@ -310,7 +310,7 @@ class LiveSink(Sink):
 
     def _note_gap(self, seconds: float) -> None:
         if len(self.gaps) < MOST_GAPS:
-            self.gaps.append(Gap(self._sent, self._pts, seconds, self._reason))
+            self.gaps.append(Gap(self._sent, self._lost_pts, seconds, self._reason))
         self._number += 1
         self._missing += seconds
         self._longest = max(self._longest, seconds)
