@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.control import Controls
     from runtime.engines.settings import EngineOptions, Profile
+    from runtime.live.adaptive import Adaptive
     from runtime.live.switch import Slot, Switcher
     from runtime.pipeline import PipelineReport
     from runtime.sessions import Choice, Session
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
+    adaptive_option(running, "what is run")
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
     video_options(running)
     json_option(running)
@@ -409,6 +411,33 @@ def _profile(options: argparse.Namespace) -> Profile | None:
     return Profile(smallest or usual, usual, largest or usual)
 
 
+def adaptive_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--adaptive``; :func:`adapting` does what it says."""
+    parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        help=f"of live sources: hold the frame rate by changing {what}: larger tiles, a faster precision, and back up "
+        "where there is room",
+    )
+
+
+def adapting(
+    options: argparse.Namespace, stack: ExitStack, switcher: Switcher | None, source: Source
+) -> Adaptive | None:
+    """Watch and change the stages of ``switcher`` until ``stack`` ends, where ``--adaptive`` asks for that."""
+    if not options.adaptive or switcher is None:
+        return None
+    from runtime.live.adaptive import Adaptive
+
+    return stack.enter_context(Adaptive(switcher, source, above=options.precision == "auto", say=_say_between))
+
+
+def check_adaptive(options: argparse.Namespace, source: Source) -> None:
+    """Raises :class:`UsageError` where ``--adaptive`` is given and the source waits for its frames."""
+    if options.adaptive and not source.info.live:
+        raise UsageError(f"--adaptive is for live sources: leave it out, or play {options.input} with --realtime")
+
+
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``; see :func:`runtime.report.write_json`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for standard output)")
@@ -523,6 +552,7 @@ def _run(options: argparse.Namespace) -> int:
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
+        check_adaptive(options, source)
         height, width = source.info.height, source.info.width
         stages: list[Session] = []
         slots = []
@@ -538,9 +568,9 @@ def _run(options: argparse.Namespace) -> int:
                 image=image,
                 engines=engines,
             )
-            if browser is not None:
+            if browser is not None or options.adaptive:
                 session = SwitchSession(session)
-                slots.append(Slot(bundle, choice, session, height, width))
+                slots.append(Slot(bundle, choice, session, height, width, options.tile))
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
             controls.attach(len(stages) - 1, session, height, width)
@@ -558,10 +588,10 @@ def _run(options: argparse.Namespace) -> int:
                 **outputs,
             )
         )
-        switcher = None
-        if isinstance(sink, BrowserSink):
-            switcher = _page(stack, sink, slots, images, controls, options, engines)
-        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
+        page = sink if isinstance(sink, BrowserSink) else None
+        switcher = _switcher(stack, page, slots, images, controls, options, engines, hides) if slots else None
+        adaptive = adapting(options, stack, switcher, source)
+        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, adaptive, page is not None)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, _say_between))
         if controls.dials:
@@ -573,32 +603,35 @@ def _run(options: argparse.Namespace) -> int:
         return job.run()
 
 
-def _page(
+def _switcher(
     stack: ExitStack,
-    sink: BrowserSink,
+    page: BrowserSink | None,
     slots: Sequence[Slot],
     images: Sequence[str | None],
     controls: Controls,
     options: argparse.Namespace,
     engines: EngineOptions,
+    hides: bool,
 ) -> Switcher:
-    """Let the page change codes, bundles and engines of a run."""
+    """Changes bundles and engines of a live run while it goes on; lets the page do so, and change codes."""
     from runtime.live.panel import Panel
     from runtime.live.switch import Switcher, bundles_here
     from runtime.stages import open_stage
 
-    live, hides = sink.screen.live, not sink.screen.compares
+    live = True if page is None else page.screen.live
     shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
 
     def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
         # --image is about the bundle that the stage has begun with
-        image = next((image for own, name, image in shown if own is slot and name == bundle.manifest.name), None)
+        image = next(
+            (image for own, name, image in shown if own.session is slot.session and name == bundle.manifest.name), None
+        )
         return open_stage(
             bundle,
             choice,
             slot.height,
             slot.width,
-            tile=options.tile,
+            tile=slot.tile,
             threads=options.threads,
             live=live,
             image=image,
@@ -607,13 +640,18 @@ def _page(
 
     def told(text: str) -> None:
         _say_between(text)
-        sink.tell(text)
+        if page is not None:
+            page.tell(text)
 
     # a stage that hides faces stays what it is
-    bundles = [] if hides else [bundle for bundle in bundles_here() if bundle.manifest.task != "face-deid"]
-    switcher = Switcher(slots, opens, controls, told, resizes=True, backend=options.backend, bundles=bundles)
+    bundles = (
+        [] if hides or page is None else [bundle for bundle in bundles_here() if bundle.manifest.task != "face-deid"]
+    )
+    resizes = page is not None
+    switcher = Switcher(slots, opens, controls, told, resizes=resizes, backend=options.backend, bundles=bundles)
     stack.callback(switcher.close)
-    sink.screen.panel = Panel(controls, switcher)
+    if page is not None:
+        page.screen.panel = Panel(controls, switcher)
     return switcher
 
 
@@ -739,8 +777,11 @@ class _Job:
         stages: list[Session],
         controls: Controls,
         switcher: Switcher | None,
+        adaptive: Adaptive | None,
+        compares: bool,
     ) -> None:
-        self.controls, self.switcher = controls, switcher
+        self.compares = compares  # the sink shows the original frames too
+        self.controls, self.switcher, self.adaptive = controls, switcher, adaptive
         from runtime.cuts import Beginnings
 
         self.options, self.source, self.sink = options, source, sink
@@ -750,7 +791,7 @@ class _Job:
         self.beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
 
     def run(self) -> int:
-        begins = self.beginnings if self.switcher is None else self._keeping_originals
+        begins = self._keeping_originals if self.compares else self.beginnings
         run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins)
         self.sink.linger()
         return EXIT_OK
@@ -822,6 +863,7 @@ class _Job:
                     )
                 )
             ],
+            "adaptive": self.adaptive.to_dict() if self.adaptive is not None else None,
             "switched": self.switcher.switched if self.switcher is not None else [],
             **report.to_dict(),
             "gaps": [asdict(gap) for gap in self.source.gaps],

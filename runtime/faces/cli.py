@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import (
+    adapting,
+    adaptive_option,
     browser_of,
+    check_adaptive,
     count,
     engine_options,
     engines_of,
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
     from runtime.faces.deid import DeidentifiedSource
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
+    from runtime.live.adaptive import Adaptive
+    from runtime.live.switch import Slot
     from runtime.pipeline import PipelineReport
-    from runtime.sessions import Choice
+    from runtime.sessions import Choice, Session
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
 
@@ -98,6 +103,7 @@ def add_deid_parser(verbs: Any) -> None:
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
+    adaptive_option(parser, "what is run behind it (-b), never the covers")
     engine_options(parser)
     video_options(parser)
     json_option(parser)
@@ -129,16 +135,20 @@ def _seconds(text: str) -> float:
 def deid(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.bundle import open_bundle
+    from runtime.control import Controls
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
     from runtime.faces.guard import GuardSettings
     from runtime.faces.methods import BLUR_WARNING, make_method
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
     from runtime.faces.review import Gallery
+    from runtime.live.switch import Slot, Switcher, SwitchSession
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
 
+    if options.adaptive and not options.bundle:
+        raise UsageError("--adaptive changes the bundles behind the covers, and there is none: add -b, or leave it out")
     check_sink(options.output, overwrite=options.overwrite)
     outputs = sink_as_told(options)
     browser = browser_of(options, compares=False)
@@ -156,6 +166,7 @@ def deid(options: argparse.Namespace) -> int:
         raw = stack.enter_context(open_input_as_told(options, all_damage=True))
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
+        check_adaptive(options, raw)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
         detector = _detector(options, options.thresh)
         stack.callback(detector.close)
@@ -201,11 +212,23 @@ def deid(options: argparse.Namespace) -> int:
         if info.audio and not options.keep_audio:
             say("the sound is left out, because a voice identifies: --keep-audio keeps it")
         height, width = info.height, info.width
-        stages = []
-        for bundle, choice in zip(bundles, choices, strict=True):
-            session = stack.enter_context(
-                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines)
+        stages: list[Session] = []
+        slots = []
+
+        def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
+            size, tile = (slot.height, slot.width), slot.tile
+            return open_stage(
+                bundle, choice, *size, tile=tile, threads=options.threads, live=info.live, engines=engines
             )
+
+        for bundle, choice in zip(bundles, choices, strict=True):
+            session: Session = open_stage(
+                bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines
+            )
+            if options.adaptive:
+                session = SwitchSession(session)
+                slots.append(Slot(bundle, choice, session, height, width))
+            stack.enter_context(session)
             session.warm_up((1, height, width, 3))
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
@@ -223,7 +246,13 @@ def deid(options: argparse.Namespace) -> int:
                 **outputs,
             )
         )
-        return _Job(options, source, detector, sink, stages, gallery).run()
+        switcher = None
+        if slots:
+            controls = Controls([bundle.manifest for bundle in bundles])
+            switcher = Switcher(slots, opens, controls, say, resizes=False, backend=options.backend)
+            stack.callback(switcher.close)
+        adaptive = adapting(options, stack, switcher, source)
+        return _Job(options, source, detector, sink, stages, gallery, adaptive).run()
 
 
 def _check_beside(options: argparse.Namespace) -> None:
@@ -308,7 +337,9 @@ class _Job:
         sink: Sink,
         stages: list[Any],
         gallery: Any,
+        adaptive: Adaptive | None,
     ) -> None:
+        self.adaptive = adaptive
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
 
@@ -379,5 +410,6 @@ class _Job:
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],
+            "adaptive": self.adaptive.to_dict() if self.adaptive is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }
