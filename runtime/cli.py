@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.control import Controls
     from runtime.engines.settings import EngineOptions, Profile
+    from runtime.live.adaptive import Adaptive
     from runtime.live.switch import Slot, Switcher
     from runtime.pipeline import PipelineReport
     from runtime.resume import FileRun
@@ -50,6 +51,7 @@ EXTRAS = {
     "onnxruntime": "cpu",
     "tensorrt": "tensorrt",
     "aiohttp": "preview",
+    "pyvirtualcam": "vcam",
     "cv2": None,
     "av": None,
     "numpy": None,
@@ -115,9 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         metavar="OUTPUT",
-        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://, or http://127.0.0.1:8080: "
-        "a page in the browser; files play once at their own speed, the last picture stays until nobody has looked for "
-        "10 s",
+        help="out.mp4 (.mkv, .mov, .webm), frames_%%06d.png, photo.png, display://, null://, rtsp://…, rtmp://…, "
+        "udp://…, vcam:// (a virtual camera), gst:PIPELINE, or http://127.0.0.1:8080: a page in the browser; to all of "
+        "these files play once at their own speed, and the page's last picture stays until nobody has looked for 10 s",
     )
     engine_options(running)
     running.add_argument(
@@ -149,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
+    adaptive_option(running, "what is run")
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
     video_options(running)
     json_option(running)
@@ -192,9 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 def video_options(parser: argparse.ArgumentParser) -> None:
     """Add what every verb takes that runs video from an INPUT to an OUTPUT."""
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
-    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
-    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
-    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    encoder_options(parser)
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument(
@@ -215,7 +216,8 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=60,
         metavar="S",
-        help="seconds for which a camera or stream that is lost is tried again; 0: never (default: 60)",
+        help="seconds for which a camera or stream that is lost, as INPUT or OUTPUT, is tried again; 0: never "
+        "(default: 60)",
     )
     parser.add_argument(
         "--input-timeout",
@@ -256,6 +258,58 @@ def video_options(parser: argparse.ArgumentParser) -> None:
         "--token-file", type=Path, metavar="FILE", help="token of the page (default: $GENEDGE_TOKEN, else made up)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress line")
+
+
+def encoder_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a video is compressed; :func:`sink_as_told` reads them."""
+    parser.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="h264, hevc, av1, vp9, or an encoder such as h264_nvenc (default: h264, vp9 for .webm)",
+    )
+    parser.add_argument(
+        "--encoder",
+        choices=["software", "auto", "hardware"],
+        default="software",
+        help="auto: hardware where an encoder of the codec opens here (default: software)",
+    )
+    parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
+    parser.add_argument(
+        "--bitrate", type=_bitrate, metavar="B", help="mean bits a second, such as 4M, in place of --crf"
+    )
+    parser.add_argument(
+        "--preset",
+        default="veryfast",
+        metavar="NAME",
+        help="ultrafast to placebo, or the encoder's own name (default: veryfast)",
+    )
+    parser.add_argument(
+        "--pix-fmt",
+        metavar="NAME",
+        help="yuv420p, yuv422p, yuv444p, or with 10 bits yuv420p10le, … (default: yuv420p, yuv444p for odd sizes)",
+    )
+
+
+def sink_as_told(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of :func:`video_options` say of the OUTPUT, for :func:`runtime.video.sink.open_sink`.
+
+    Raises :class:`UsageError` where it cannot be for this OUTPUT on this machine.
+    """
+    from runtime.video.encoders import encoding_for
+    from runtime.video.uri import SinkKind, parse_sink
+
+    said = {name: getattr(options, name) for name in ("codec", "crf", "preset", "encoder", "bitrate", "pix_fmt")}
+    uri = parse_sink(options.output)
+    if uri.kind in (SinkKind.FILE, SinkKind.STREAM):
+        encoding_for(uri, threads=0, **said)
+    return {**said, "reconnect": options.reconnect, "say": say_between}
+
+
+def shown_output(options: argparse.Namespace) -> str:
+    """The OUTPUT for people and reports, without passwords."""
+    from runtime.video.uri import parse_sink
+
+    return parse_sink(options.output).shown
 
 
 def open_input_as_told(options: argparse.Namespace, *, all_damage: bool = False) -> Source:
@@ -374,6 +428,33 @@ def _profile(options: argparse.Namespace) -> Profile | None:
     return Profile(smallest or usual, usual, largest or usual)
 
 
+def adaptive_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--adaptive``; :func:`adapting` does what it says."""
+    parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        help=f"of live sources: hold the frame rate by changing {what}: larger tiles, a faster precision, and back up "
+        "where there is room",
+    )
+
+
+def adapting(
+    options: argparse.Namespace, stack: ExitStack, switcher: Switcher | None, source: Source
+) -> Adaptive | None:
+    """Watch and change the stages of ``switcher`` until ``stack`` ends, where ``--adaptive`` asks for that."""
+    if not options.adaptive or switcher is None:
+        return None
+    from runtime.live.adaptive import Adaptive
+
+    return stack.enter_context(Adaptive(switcher, source, above=options.precision == "auto", say=say_between))
+
+
+def check_adaptive(options: argparse.Namespace, source: Source) -> None:
+    """Raises :class:`UsageError` where ``--adaptive`` is given and the source waits for its frames."""
+    if options.adaptive and not source.info.live:
+        raise UsageError(f"--adaptive is for live sources: leave it out, or play {options.input} with --realtime")
+
+
 def json_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``; see :func:`runtime.report.write_json`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for standard output)")
@@ -405,6 +486,15 @@ def _fourcc(text: str) -> str:
     if len(text) != 4 or not text.isascii():
         raise argparse.ArgumentTypeError(f"{text!r} is no code of four letters such as MJPG")
     return text.upper()
+
+
+def _bitrate(text: str) -> int:
+    from runtime.video.encoders import bits_a_second
+
+    try:
+        return bits_a_second(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:
@@ -478,6 +568,7 @@ def _run(options: argparse.Namespace) -> int:
 
     replaces = options.overwrite or options.resume
     check_sink(options.output, overwrite=replaces)
+    outputs = sink_as_told(options)
     if is_complete(options):
         say(f"{options.output} is complete: nothing unfinished is beside it")
         return EXIT_OK
@@ -491,6 +582,7 @@ def _run(options: argparse.Namespace) -> int:
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=replaces)
+        check_adaptive(options, source)
         height, width = source.info.height, source.info.width
         stages: list[Session] = []
         slots = []
@@ -506,9 +598,9 @@ def _run(options: argparse.Namespace) -> int:
                 image=image,
                 engines=engines,
             )
-            if browser is not None:
+            if browser is not None or options.adaptive:
                 session = SwitchSession(session)
-                slots.append(Slot(bundle, choice, session, height, width))
+                slots.append(Slot(bundle, choice, session, height, width, options.tile))
             stages.append(stack.enter_context(session))
             session.warm_up((1, height, width, 3))
             controls.attach(len(stages) - 1, session, height, width)
@@ -527,19 +619,18 @@ def _run(options: argparse.Namespace) -> int:
                 width=width,
                 height=height,
                 overwrite=replaces,
-                codec=options.codec,
-                crf=options.crf,
-                preset=options.preset,
                 audio=not options.no_audio,
                 fragmented=options.fragmented,
                 segment=None if file_run is None else file_run.length,
                 browser=browser,
+                **outputs,
             )
         )
-        switcher = None
-        if isinstance(sink, BrowserSink):
-            switcher = _page(stack, sink, slots, images, controls, options, engines)
-        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run)
+        page = sink if isinstance(sink, BrowserSink) else None
+        switcher = _switcher(stack, page, slots, images, controls, options, engines, hides) if slots else None
+        adaptive = adapting(options, stack, switcher, source)
+        compares = page is not None
+        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run, adaptive, compares)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, say_between))
         if controls.dials:
@@ -551,32 +642,35 @@ def _run(options: argparse.Namespace) -> int:
         return job.run()
 
 
-def _page(
+def _switcher(
     stack: ExitStack,
-    sink: BrowserSink,
+    page: BrowserSink | None,
     slots: Sequence[Slot],
     images: Sequence[str | None],
     controls: Controls,
     options: argparse.Namespace,
     engines: EngineOptions,
+    hides: bool,
 ) -> Switcher:
-    """Let the page change codes, bundles and engines of a run."""
+    """Changes bundles and engines of a live run while it goes on; lets the page do so, and change codes."""
     from runtime.live.panel import Panel
     from runtime.live.switch import Switcher, bundles_here
     from runtime.stages import open_stage
 
-    live, hides = sink.screen.live, not sink.screen.compares
+    live = True if page is None else page.screen.live
     shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
 
     def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
         # --image is about the bundle that the stage has begun with
-        image = next((image for own, name, image in shown if own is slot and name == bundle.manifest.name), None)
+        image = next(
+            (image for own, name, image in shown if own.session is slot.session and name == bundle.manifest.name), None
+        )
         return open_stage(
             bundle,
             choice,
             slot.height,
             slot.width,
-            tile=options.tile,
+            tile=slot.tile,
             threads=options.threads,
             live=live,
             image=image,
@@ -585,13 +679,18 @@ def _page(
 
     def told(text: str) -> None:
         say_between(text)
-        sink.tell(text)
+        if page is not None:
+            page.tell(text)
 
     # a stage that hides faces stays what it is
-    bundles = [] if hides else [bundle for bundle in bundles_here() if bundle.manifest.task != "face-deid"]
-    switcher = Switcher(slots, opens, controls, told, resizes=True, backend=options.backend, bundles=bundles)
+    bundles = (
+        [] if hides or page is None else [bundle for bundle in bundles_here() if bundle.manifest.task != "face-deid"]
+    )
+    resizes = page is not None
+    switcher = Switcher(slots, opens, controls, told, resizes=resizes, backend=options.backend, bundles=bundles)
     stack.callback(switcher.close)
-    sink.screen.panel = Panel(controls, switcher)
+    if page is not None:
+        page.screen.panel = Panel(controls, switcher)
     return switcher
 
 
@@ -724,8 +823,11 @@ class _Job:
         controls: Controls,
         switcher: Switcher | None,
         file_run: FileRun | None,
+        adaptive: Adaptive | None,
+        compares: bool,
     ) -> None:
-        self.controls, self.switcher, self.file_run = controls, switcher, file_run
+        self.compares = compares  # the sink shows the original frames too
+        self.controls, self.switcher, self.file_run, self.adaptive = controls, switcher, file_run, adaptive
         from runtime.cuts import Beginnings
         from runtime.video.segments import SegmentSink
 
@@ -747,7 +849,7 @@ class _Job:
             file_run.last_cut = self.beginnings.last_cut
 
     def run(self) -> int:
-        begins = self.beginnings if self.switcher is None else self._keeping_originals
+        begins = self._keeping_originals if self.compares else self.beginnings
         self.source.skip(self.first)
         run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins, first=self.first)
         if self.file_run is not None:
@@ -769,7 +871,7 @@ class _Job:
         if self.sink.frames_written:
             width, height = self.size
             say(
-                f"{self.options.output}: {self.sink.frames_written} frames of {width}x{height}, "
+                f"{shown_output(self.options)}: {self.sink.frames_written} frames of {width}x{height}, "
                 f"{report.fps:.1f} fps, "
                 f"peak memory {report.peak_rss_bytes / MIB:.0f} MiB"
             )
@@ -792,7 +894,13 @@ class _Job:
                 "rotation": info.rotation,
                 "audio": list(info.audio),
             },
-            "output": {"uri": self.options.output, "width": self.size[0], "height": self.size[1]},
+            "output": {
+                "uri": shown_output(self.options),
+                "width": self.size[0],
+                "height": self.size[1],
+                "dropped": self.sink.dropped,
+                "gaps": [asdict(gap) for gap in self.sink.gaps],
+            },
             "stages": [
                 {
                     "bundle": bundle.manifest.name,
@@ -816,6 +924,7 @@ class _Job:
                     )
                 )
             ],
+            "adaptive": self.adaptive.to_dict() if self.adaptive is not None else None,
             "switched": self.switcher.switched if self.switcher is not None else [],
             **report.to_dict(),
             "kept": 0 if self.file_run is None else self.file_run.done,

@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 from runtime.doctor_nvidia import GPU_REPAIR, nvidia_findings
 from runtime.findings import Finding, installed_version
@@ -25,7 +24,7 @@ def examine() -> list[Finding]:
     findings += [*engines, *nvidia]
     if not any(finding.good and finding.what.startswith(ENGINES) for finding in (*engines, *nvidia)):
         findings.append(Finding("no inference engine at all", False, ENGINE_REPAIR))
-    findings += [_encoder(), _cameras(), _display()]
+    findings += [_encoders(), _cameras(), _display()]
     return findings
 
 
@@ -96,23 +95,18 @@ def _onnxruntime() -> Finding:
         return Finding(f"onnxruntime: does not start ({error})", False, ENGINE_REPAIR, optional=True)
 
 
-def _encoder() -> Finding:
+def _encoders() -> Finding:
+    """The encoders that really open here, which is more than to be listed by FFmpeg."""
     try:
-        codec = importlib.import_module("av.codec")
-        names = [name for name in ("libx264", "libx265", "libvpx-vp9") if _has_encoder(codec, name)]
+        from runtime.video.encoders import is_hardware, usable
+
+        found = usable()
     except ImportError:
         return Finding("no video encoder: PyAV does not import", False, "pip install av")
-    return Finding(
-        f"video encoders: {', '.join(names) or 'none'}", "libx264" in names, "" if names else "pip install av"
-    )
-
-
-def _has_encoder(codec: Any, name: str) -> bool:
-    try:
-        codec.Codec(name, "w")
-    except Exception:
-        return False
-    return True
+    told = [f"{codec} {', '.join(names)}" for codec, names in found.items() if names]
+    good = "libx264" in found["h264"]
+    hardware = "" if any(is_hardware(name) for names in found.values() for name in names) else "; none in hardware"
+    return Finding(f"video encoders: {'; '.join(told) or 'none'}{hardware}", good, "" if good else "pip install av")
 
 
 def _cameras() -> Finding:

@@ -541,6 +541,13 @@ WHOLE_FRAME_PIXELS = 1920 * 1088  # larger frames are tiled by default: activati
 DEFAULT_TILE = 512  # pixels a side where tiles are chosen automatically
 
 
+def tile_side(geometry: Geometry, height: int, width: int, tile: int | None) -> int:
+    """The side of the tiles in pixels, 0 for whole frames, of a graph of any size; else as :func:`fit_session`."""
+    if tile is None and geometry.tileable and height * width > WHOLE_FRAME_PIXELS:
+        return max(geometry.size_rule.padded(DEFAULT_TILE, 1)[0], smallest_tile(geometry.halo, geometry.size_rule))
+    return tile or 0
+
+
 def fit_session(session: Session, geometry: Geometry, height: int, width: int, tile: int | None) -> Session:
     """Wrap ``session`` so that it takes frames of ``height x width`` pixels.
 
@@ -574,10 +581,8 @@ def fit_session(session: Session, geometry: Geometry, height: int, width: int, t
             return TiledSession(session, *geometry.fixed_size, geometry.halo, rule, fixed_shape=True)
         if tile and not geometry.tileable:
             raise UsageError("this generator takes whole frames only and cannot be tiled: leave out --tile")
-        if tile is None and geometry.tileable and height * width > WHOLE_FRAME_PIXELS:
-            tile = max(rule.padded(DEFAULT_TILE, 1)[0], smallest_tile(geometry.halo, rule))
-        if tile:
-            return TiledSession(session, tile, tile, geometry.halo, rule)
+        if side := tile_side(geometry, height, width, tile):
+            return TiledSession(session, side, side, geometry.halo, rule)
         return FittedSession(session, rule)
     except BaseException:
         session.close()

@@ -164,11 +164,11 @@ class RtspServer:
     def __init__(self, encoder: str) -> None:
         self.port = free_port()
         self.address = f"rtsp://127.0.0.1:{self.port}/live"
-        self._launch = RTSP_LAUNCH.format(encoder=RTSP_ENCODERS[encoder])
+        self._script, self._launch = RTSP_SCRIPT, RTSP_LAUNCH.format(encoder=RTSP_ENCODERS[encoder])
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        command = [SYSTEM_PYTHON, "-c", RTSP_SCRIPT, str(self.port), self._launch]
+        command = [SYSTEM_PYTHON, "-c", self._script, str(self.port), self._launch]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
@@ -185,3 +185,22 @@ class RtspServer:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
+
+
+RECORD_SCRIPT = RTSP_SCRIPT.replace(
+    "factory.set_shared(True)", "factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)"
+)
+RECORD_LAUNCH = (
+    "( rtph264depay name=depay0 ! video/x-h264,stream-format=byte-stream,alignment=au "
+    "! filesink location={file} buffer-mode=unbuffered )"
+)
+
+
+class RtspRecorder(RtspServer):
+    """``rtsp://127.0.0.1:PORT/live`` to push H.264 to: what comes is kept in ``file``, as it is."""
+
+    def __init__(self, file: Path) -> None:
+        self.port = free_port()
+        self.address = f"rtsp://127.0.0.1:{self.port}/live"
+        self._script, self._launch = RECORD_SCRIPT, RECORD_LAUNCH.format(file=file)
+        self._process = None

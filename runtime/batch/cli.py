@@ -19,6 +19,7 @@ from runtime.cli import (
     assignment,
     controls_of,
     count,
+    encoder_options,
     engine_options,
     engines_of,
     images_of,
@@ -91,9 +92,7 @@ def add_batch_parser(verbs: Any) -> None:
     parser.add_argument("--no-cut-reset", action="store_true", help="as for run")
     parser.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
     parser.add_argument("--max-frames", type=count, metavar="N", help="of each file, stop after N frames")
-    parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="as for run")
-    parser.add_argument("--crf", type=float, metavar="Q", help="as for run")
-    parser.add_argument("--preset", default="veryfast", help="as for run")
+    encoder_options(parser)
     parser.add_argument("--segment", type=segment_length, metavar="N", help="as for run (default: 250)")
     parser.add_argument("--fragmented", action="store_true", help="as for run")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that something else has made")
@@ -169,7 +168,7 @@ def _cluster(
 def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
     """Raise :class:`UsageError` where no video could be encoded like this; if some could, the others fail alone."""
     from runtime.batch.work import ENCODER_OPTIONS
-    from runtime.video.sink import encoding_for
+    from runtime.video.encoders import encoding_for
     from runtime.video.uri import parse_sink
 
     errors: list[UsageError] = []

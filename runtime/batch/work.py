@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runtime.video.source import Source, SourceInfo, VideoFrame
 
 #: Options that say how a video is compressed, by the names that ``open_sink`` has for them.
-ENCODER_OPTIONS = ("codec", "crf", "preset")
+ENCODER_OPTIONS = ("codec", "crf", "preset", "encoder", "bitrate", "pix_fmt")
 #: Options of the verb that change no pixel, or that are part of the identity in another form.
 _NO_PIXELS = {
     "verb", "inputs", "output", "jobs", "ray", "retries", "json", "overwrite", "quiet", "threads", "bundle", "backend",

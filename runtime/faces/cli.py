@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.cli import (
+    adapting,
+    adaptive_option,
     browser_of,
+    check_adaptive,
     count,
     engine_options,
     engines_of,
@@ -18,6 +21,8 @@ from runtime.cli import (
     run_told,
     say,
     say_latency,
+    shown_output,
+    sink_as_told,
     terminable,
     video_options,
 )
@@ -33,9 +38,11 @@ if TYPE_CHECKING:
     from runtime.faces.detect import MultiScaleDetector
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
+    from runtime.live.adaptive import Adaptive
+    from runtime.live.switch import Slot
     from runtime.pipeline import PipelineReport
     from runtime.resume import FileRun
-    from runtime.sessions import Choice
+    from runtime.sessions import Choice, Session
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
 
@@ -100,6 +107,7 @@ def add_deid_parser(verbs: Any) -> None:
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
+    adaptive_option(parser, "what is run behind it (-b), never the covers")
     engine_options(parser)
     video_options(parser)
     json_option(parser)
@@ -131,19 +139,24 @@ def _seconds(text: str) -> float:
 def deid(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.bundle import open_bundle
+    from runtime.control import Controls
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
     from runtime.faces.guard import GuardSettings
     from runtime.faces.methods import BLUR_WARNING, make_method
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
     from runtime.faces.review import Gallery
+    from runtime.live.switch import Slot, Switcher, SwitchSession
     from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.sink import check_sink, open_sink
 
+    if options.adaptive and not options.bundle:
+        raise UsageError("--adaptive changes the bundles behind the covers, and there is none: add -b, or leave it out")
     replaces = options.overwrite or options.resume
     check_sink(options.output, overwrite=replaces)
+    outputs = sink_as_told(options)
     _check_resume(options)
     if is_complete(options):
         say(f"{options.output} is complete: nothing unfinished is beside it")
@@ -163,6 +176,7 @@ def deid(options: argparse.Namespace) -> int:
         raw = stack.enter_context(open_input_as_told(options, all_damage=True))
         info = raw.info
         check_sink(options.output, source=info, overwrite=replaces)
+        check_adaptive(options, raw)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
         # where frames wait anyway, those that come are searched while the check looks at those that go
         streams = 2 if lookahead and not options.no_recheck else 1
@@ -216,11 +230,23 @@ def deid(options: argparse.Namespace) -> int:
         if info.audio and not options.keep_audio:
             say("the sound is left out, because a voice identifies: --keep-audio keeps it")
         height, width = info.height, info.width
-        stages = []
-        for bundle, choice in zip(bundles, choices, strict=True):
-            session = stack.enter_context(
-                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines)
+        stages: list[Session] = []
+        slots = []
+
+        def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
+            size, tile = (slot.height, slot.width), slot.tile
+            return open_stage(
+                bundle, choice, *size, tile=tile, threads=options.threads, live=info.live, engines=engines
             )
+
+        for bundle, choice in zip(bundles, choices, strict=True):
+            session: Session = open_stage(
+                bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines
+            )
+            if options.adaptive:
+                session = SwitchSession(session)
+                slots.append(Slot(bundle, choice, session, height, width))
+            stack.enter_context(session)
             session.warm_up((1, height, width, 3))
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
@@ -238,18 +264,23 @@ def deid(options: argparse.Namespace) -> int:
                 width=width,
                 height=height,
                 overwrite=replaces,
-                codec=options.codec,
-                crf=options.crf,
-                preset=options.preset,
                 audio=options.keep_audio,
                 keep_partial=True,
                 fragmented=options.fragmented,
                 segment=None if file_run is None else file_run.length,
                 browser=browser,
+                **outputs,
             )
         )
+        switcher = None
+        if slots:
+            controls = Controls([bundle.manifest for bundle in bundles])
+            switcher = Switcher(slots, opens, controls, say, resizes=False, backend=options.backend)
+            stack.callback(switcher.close)
+        adaptive = adapting(options, stack, switcher, source)
         recurrent = any(bundle.manifest.states for bundle in bundles)
-        return _Job(options, source, detector, sink, stages, gallery, file_run, recurrent=recurrent).run()
+        job = _Job(options, source, detector, sink, stages, gallery, file_run, adaptive, recurrent=recurrent)
+        return job.run()
 
 
 def _can_be_continued(options: argparse.Namespace) -> bool:
@@ -353,9 +384,11 @@ class _Job:
         stages: list[Any],
         gallery: Any,
         file_run: FileRun | None,
+        adaptive: Adaptive | None,
         *,
         recurrent: bool,
     ) -> None:
+        self.adaptive = adaptive
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
         self.file_run, self.recurrent = file_run, recurrent
@@ -388,7 +421,7 @@ class _Job:
         counts, tracks = self.source.counts, self.source.guard.tracks
         uncertain = sum(track.uncertain for track in tracks)
         if self.sink.frames_written:
-            place = self.options.output
+            place = shown_output(self.options)
             if outcome != "complete" and Path(place + PARTIAL).exists():
                 place += PARTIAL
             say(
@@ -408,7 +441,7 @@ class _Job:
             from runtime.faces.review import write_review
 
             facts = {"frames": counts.frames, "faces replaced": counts.faces}
-            write_review(self.options.review, self.options.output, tracks, self.gallery, facts)
+            write_review(self.options.review, shown_output(self.options), tracks, self.gallery, facts)
         if self.options.json:
             write_json(self.options.json, self._as_dict(report, outcome, error))
 
@@ -424,7 +457,9 @@ class _Job:
             "mode": PSEUDONYMISED if self.options.vault else IRREVERSIBLE,
             "method": self.options.method,
             "input": {"uri": info.uri, "width": info.width, "height": info.height, "frame_count": info.frame_count},
-            "output": self.options.output,
+            "output": shown_output(self.options),
+            "output_dropped": self.sink.dropped,
+            "output_gaps": [dataclasses.asdict(gap) for gap in self.sink.gaps],
             "audio_kept": bool(info.audio and self.options.keep_audio),
             "detector": {
                 "name": self.detector.name,
@@ -442,5 +477,6 @@ class _Job:
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],
+            "adaptive": self.adaptive.to_dict() if self.adaptive is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }

@@ -44,6 +44,7 @@ class SwitchSession(Session):
         self._turn = _Turn(session)
         self._closed = False
         self._times: deque[float] = deque(maxlen=1000)
+        self.requests, self.seconds = 0, 0.0  # that have ended, and the time from submission to result of all of them
         self._show(session)
 
     def submit(self, frames: Frames, out: Frames | None = None) -> Pending:
@@ -62,7 +63,9 @@ class SwitchSession(Session):
         def wait() -> Frames:
             try:
                 result = pending.result()
-                self._times.append(time.perf_counter() - begin)
+                took = time.perf_counter() - begin
+                self._times.append(took)
+                self.requests, self.seconds = self.requests + 1, self.seconds + took
                 return result
             finally:
                 self._leave(turn)
@@ -123,13 +126,17 @@ class SwitchSession(Session):
 
 @dataclass
 class Slot:
-    """A stage of the run: what it runs now, and the frames in pixels that it gets."""
+    """A stage of the run: what it runs now, and the frames in pixels that it gets.
+
+    ``tile``: as :func:`runtime.tiles.fit_session` takes it.
+    """
 
     bundle: Bundle
     choice: Choice
     session: SwitchSession
     height: int
     width: int
+    tile: int | None = None
 
 
 def engine_name(choice: Choice) -> str:
@@ -143,7 +150,7 @@ class Switcher:
     One exchange at a time, in a thread of its own. One that fails is said, and the old session stays.
 
     Args:
-        opens: a session for a bundle, a choice and a slot.
+        opens: a session for a bundle, a choice and a slot, whose ``tile`` it shall have.
         controls: their codes go to the new session: those of the same name and rule keep their value.
         say: told what was exchanged, or why it was not.
         resizes: frames that leave the last stage may change their size.
@@ -187,8 +194,8 @@ class Switcher:
         """Whether any bundle on offer remembers frames."""
         return any(bundle.manifest.states for bundle in self._bundles.values())
 
-    def ask(self, stage: int, name: str, engine: str) -> None:
-        """Start to exchange a stage (from 0); returns at once.
+    def ask(self, stage: int, name: str, engine: str, *, tile: int | None = None, why: str = "") -> None:
+        """Start to exchange a stage (from 0); returns at once. ``tile``: another than the stage's; ``why``: is said.
 
         Raises :class:`UsageError` where that is not on offer, would change the size of frames that must keep theirs, or
         another exchange is under way, or the stage hides faces and would become another.
@@ -212,10 +219,11 @@ class Switcher:
                 raise UsageError("the run has ended")
             if self.busy:
                 raise UsageError(f"{self.busy} is still being opened: wait until it is there")
-            self.busy = f"{name} on {engine}"
-            self._thread = threading.Thread(
-                target=self._work, args=(stage, slot, bundle, choices[engine]), name="switch", daemon=True
+            self.busy = f"{name} on {engine}" + (f" in tiles of {tile}" if tile else "")
+            wanted = Slot(
+                bundle, choices[engine], slot.session, slot.height, slot.width, slot.tile if tile is None else tile
             )
+            self._thread = threading.Thread(target=self._work, args=(stage, wanted, why), name="switch", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -226,10 +234,11 @@ class Switcher:
         if thread is not None:
             thread.join(ENDING)
 
-    def _work(self, stage: int, slot: Slot, bundle: Bundle, choice: Choice) -> None:
+    def _work(self, stage: int, wanted: Slot, why: str) -> None:
+        slot, bundle, choice = self.slots[stage], wanted.bundle, wanted.choice
         try:
             began = time.monotonic()
-            session = self._opens(bundle, choice, slot)
+            session = self._opens(bundle, choice, wanted)
             try:
                 session.warm_up((1, slot.height, slot.width, 3))
                 if self._closed:
@@ -238,12 +247,13 @@ class Switcher:
             except BaseException:
                 session.close()
                 raise
-            slot.bundle, slot.choice = bundle, choice
+            slot.bundle, slot.choice, slot.tile = bundle, choice, wanted.tile
             slot.session.exchange(session)
             self.switched.append(
                 {"stage": stage + 1, "bundle": bundle.manifest.name, "engine": engine_name(choice)},
             )
-            self._say(f"now {self.busy} (ready in {time.monotonic() - began:.1f} s)")
+            told = f"now {self.busy} (ready in {time.monotonic() - began:.1f} s)"
+            self._say(f"{told}: {why}" if why else told)
         except Exception as error:  # an engine may raise anything, and the run goes on
             self._say(f"warning: {self.busy} cannot be used: {printable(message_of(error))}")
         finally:

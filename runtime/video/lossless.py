@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UsageError
-from runtime.video.sink import Encoding, FileSink, check_sink
+from runtime.video.encoders import Encoding
+from runtime.video.sink import FileSink, check_sink
 from runtime.video.source import MATRIX_RGB, RANGE_FULL, SourceInfo
 from runtime.video.uri import SinkUri
 

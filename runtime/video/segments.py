@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import VideoError
+from runtime.video.encoders import Encoding
 from runtime.video.nal import parts_of, with_start_codes
-from runtime.video.sink import Encoding, FileSink
+from runtime.video.sink import FileSink
 from runtime.video.source import SourceInfo, VideoFrame
 from runtime.video.uri import SinkUri
 

@@ -12,7 +12,6 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ import numpy as np
 
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
+from runtime.video.encoders import Encoding, encoding_for, quiet_encoders
 from runtime.video.fragments import PartFile, muxer_options
 from runtime.video.source import (
     MATRIX_BT709,
@@ -30,6 +30,7 @@ from runtime.video.source import (
     SWS_OF_MATRIX,
     UNSPECIFIED,
     ColorInfo,
+    Gap,
     Scaler,
     SourceInfo,
     VideoFrame,
@@ -40,8 +41,6 @@ from runtime.video.uri import PATTERN, SinkKind, SinkUri, parse_sink
 S = TypeVar("S", bound="Sink")  # typing.Self comes with Python 3.11; JetPack 6 has 3.10
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-VP9 = (("deadline", "realtime"), ("cpu-used", "6"), ("row-mt", "1"), ("b", "0"))  # its default takes seconds a frame
 LIVE_TIME_BASE = Fraction(1, 90_000)  # seconds; the usual clock of video, divides 24, 25, 30, 50, 60 and 30000/1001
 PARTIAL = ".partial"  # end of the name of a file that is not complete, where that is asked for
 _INT32 = 2**31 - 1
@@ -51,12 +50,15 @@ _LATE_START = Fraction(1)  # a clock that starts later than this (MPEG-TS) is mo
 class Sink(ABC):
     """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
 
-    ``frames_written``: frames taken so far. ``stop_requested``: True once the viewer closed the window or pressed q.
+    ``frames_written``: frames taken so far. ``dropped``: those of them that a live output has left out. ``gaps``: where
+    one was lost and came back. ``stop_requested``: True once the viewer closed the window or pressed q.
     ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every other key
     that is pressed in a window.
     """
 
     frames_written: int = 0
+    dropped: int = 0
+    gaps: Sequence[Gap] = ()
     stop_requested: bool = False
     on_key: Callable[[str], None] | None = None
     warnings: list[str]
@@ -98,7 +100,7 @@ def check_sink(text: str, *, source: SourceInfo | None = None, overwrite: bool =
     that is the input.
     """
     uri = parse_sink(text)
-    if uri.kind in (SinkKind.DISPLAY, SinkKind.BROWSER, SinkKind.NULL):
+    if not uri.on_disk:
         return uri
     folder = uri.path.parent
     if not folder.is_dir():
@@ -131,22 +133,27 @@ def open_sink(
     codec: str | None = None,
     crf: float | None = None,
     preset: str = "veryfast",
+    encoder: str = "software",
+    bitrate: int | None = None,
+    pix_fmt: str | None = None,
     audio: bool = True,
     threads: int = 0,
     keep_partial: bool = False,
     fragmented: bool = False,
     segment: int | None = None,
     browser: Callable[[SourceInfo], Sink] | None = None,
+    reconnect: float = 60.0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Sink:
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
 
-    ``codec``: h264, hevc or vp9; None picks what suits the file (h264, vp9 for .webm). ``crf``: quality, smaller is
-    better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
-    ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
+    ``codec``, ``crf``, ``preset``, ``encoder``, ``bitrate``, ``pix_fmt``, ``threads``: see
+    :func:`runtime.video.encoders.encoding_for`. ``audio``: copy the source's sound.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
     ``fragmented``: an MP4 stays in pieces, as it is while it is written; such a file can be played while it grows.
     ``segment``: encode a video file anew every so many frames: a :class:`runtime.video.segments.SegmentSink`.
     ``browser``: makes the :class:`runtime.video.browser.BrowserSink` of an output ``http://ADDRESS:PORT``.
+    ``reconnect``, ``say``: of a live output, see :class:`runtime.video.stream.LiveSink`.
 
     Raises ``UsageError`` before anything is opened (see ``check_sink``), ``VideoError`` where the file cannot be made.
     """
@@ -163,7 +170,19 @@ def open_sink(
         return WindowSink(width, height, live=source.live)
     if uri.kind in (SinkKind.PATTERN, SinkKind.PICTURE):
         return PictureSink(uri, width, height)
-    encoding = encoding_for(uri, codec, crf, preset, threads)
+    if uri.kind is SinkKind.CAMERA:
+        from runtime.video.camera import VirtualCameraSink
+
+        return VirtualCameraSink(uri, source, width, height)
+    if uri.kind is SinkKind.GSTREAMER:
+        from runtime.video.stream import open_pipeline
+
+        return open_pipeline(uri, source, width, height, reconnect, say)
+    encoding = encoding_for(uri, codec, crf, preset, threads, encoder=encoder, bitrate=bitrate, pix_fmt=pix_fmt)
+    if uri.kind is SinkKind.STREAM:
+        from runtime.video.stream import open_stream
+
+        return open_stream(uri, source, width, height, encoding, reconnect, say, audio=audio)
     settings: dict[str, Any] = {"audio": audio, "keep_partial": keep_partial, "fragmented": fragmented}
     if segment is None:
         return FileSink(uri, source, width, height, encoding, **settings)
@@ -262,55 +281,6 @@ class PictureSink(Sink):
 # --- video files ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """How frames are compressed: FFmpeg's encoder, its options, and whether it takes odd sizes in 4:2:0."""
-
-    encoder: str
-    options: tuple[tuple[str, str], ...]
-    threads: int = 0
-    odd_sizes: bool = False
-    tag: str = ""
-
-    def pixel_format(self, width: int, height: int) -> str:
-        """4:2:0 wherever it can hold the size. x264 and x265 take odd sizes only in 4:4:4; that keeps every pixel,
-        where padding would change the picture's size and cropping would lose a row."""
-        even = width % 2 == 0 and height % 2 == 0
-        return "yuv420p" if even or self.odd_sizes else "yuv444p"
-
-
-def encoding_for(uri: SinkUri, codec: str | None, crf: float | None, preset: str, threads: int) -> Encoding:
-    """The encoding for an output file. Raises ``UsageError`` where container, codec or preset do not go together."""
-    import av
-
-    webm = uri.path.suffix.lower() == ".webm"
-    codec = (codec or ("vp9" if webm else "h264")).lower()
-    codec = {"h265": "hevc", "avc": "h264"}.get(codec, codec)
-    if codec not in ("h264", "hevc", "vp9"):
-        raise UsageError(f"unknown codec {codec}: h264, hevc or vp9")
-    if webm and codec != "vp9":
-        raise UsageError(f"{uri.text}: a .webm file holds vp9, not {codec}: use .mp4 or .mkv")
-    if codec != "vp9" and preset not in PRESETS:
-        raise UsageError(f"unknown preset {preset}: one of {', '.join(PRESETS)}")
-    quality = {"h264": 18.0, "hevc": 20.0, "vp9": 31.0}[codec] if crf is None else float(crf)
-    best = {"h264": 51, "hevc": 51, "vp9": 63}[codec]
-    if not 0 <= quality <= best:
-        raise UsageError(f"crf {quality:g} is not between 0 and {best}")
-    level = f"{quality:g}"
-    if codec == "h264":
-        result = Encoding("libx264", (("crf", level), ("preset", preset)), threads)
-    elif codec == "hevc":
-        options = (("crf", level), ("preset", preset), ("x265-params", "log-level=error"))
-        result = Encoding("libx265", options, threads, tag="" if uri.path.suffix.lower() == ".mkv" else "hvc1")
-    else:
-        result = Encoding("libvpx-vp9", (("crf", f"{round(quality)}"), *VP9), threads, odd_sizes=True)
-    try:
-        av.codec.Codec(result.encoder, "w")
-    except (av.FFmpegError, ValueError):
-        raise UsageError(f"this PyAV has no {result.encoder}: choose another codec") from None
-    return result
-
-
 def output_color(source: ColorInfo | None, width: int, height: int) -> ColorInfo:
     """Colour of the file to write: limited range, BT.709 matrix for HD, BT.601 below, as untagged video is read too.
 
@@ -402,9 +372,11 @@ class FileSink(Sink):
         self._part: PartFile | None = None
         self._first_dts: int | None = None
         self._first_pts = 0
+        self._durations: dict[int, int] = {}
         time_base = sink_time_base(source)
         self._format = FORMATS[uri.path.suffix.lower()]
         with self._guard("cannot be made"):
+            quiet_encoders()
             self._part = PartFile(self._temporary, self._format)
             options = muxer_options(self._format, fragmented=fragmented)
             self._container = av.open(self._part, "w", format=self._format, options=options)
@@ -423,7 +395,6 @@ class FileSink(Sink):
             # the header is left to the first packet: FFmpeg's MP4 writer crashes where none comes
             self._stream.codec_context.open()
         self._scale = Scaler()
-        self._durations: dict[int, int] = {}
         self._end = 0  # ticks at which the last frame ends
 
     def _add_video(self, source: SourceInfo, encoding: Encoding, time_base: Fraction) -> Any:

@@ -15,6 +15,18 @@ VIDEO_SINK_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 PATTERN = re.compile(r"%(0\d+)?d")  # %d or %06d, as printf and ffmpeg have it
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _NETWORK = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "srt")
+#: schemes of live streams to send -> FFmpeg's name of the format
+STREAM_FORMATS = {
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "rtmp": "flv",
+    "rtmps": "flv",
+    "udp": "mpegts",
+    "tcp": "mpegts",
+    "srt": "mpegts",
+}
+_PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
+_STREAM_KEY = re.compile(r"^(rtmps?://[^/]+/[^/]+/).+", re.IGNORECASE)
 
 
 class SourceKind(Enum):
@@ -39,6 +51,9 @@ class SinkKind(Enum):
     PICTURE = "picture"
     DISPLAY = "display"
     BROWSER = "browser"
+    STREAM = "stream"
+    CAMERA = "camera"
+    GSTREAMER = "gstreamer"
     NULL = "null"
 
 
@@ -58,7 +73,11 @@ class SourceUri:
 
 @dataclass(frozen=True)
 class SinkUri:
-    """A parsed OUTPUT. ``target`` is a path, ``host:port`` for a browser, or empty for ``display://`` and ``null://``."""
+    """A parsed OUTPUT.
+
+    ``target`` is a path, ``host:port`` for a browser, an address for a stream, a device or nothing for a virtual
+    camera, a pipeline, or empty for ``display://`` and ``null://``.
+    """
 
     kind: SinkKind
     target: str
@@ -68,6 +87,18 @@ class SinkUri:
     def path(self) -> Path:
         """The file or pattern; only for kinds that are on disk."""
         return Path(self.target)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is a file or files."""
+        return self.kind in (SinkKind.FILE, SinkKind.PATTERN, SinkKind.PICTURE)
+
+    @property
+    def shown(self) -> str:
+        """The text for people and reports: without the password, or the key of an RTMP stream."""
+        if self.kind is not SinkKind.STREAM:
+            return self.text
+        return _STREAM_KEY.sub(r"\1…", _PASSWORD.sub(r"\1:…@", self.text))
 
 
 def parse_source(text: str) -> SourceUri:
@@ -128,10 +159,21 @@ def parse_sink(text: str) -> SinkUri:
         return SinkUri(SinkKind.NULL, "", text)
     if scheme == "http":
         return SinkUri(SinkKind.BROWSER, "{}:{}".format(*_host_and_port(text)), text)
-    if text.startswith("gst:") or scheme in ("vcam", "https", "rtsp", "rtmp", "udp", "srt"):
-        raise UsageError(f"{text}: this output is not supported yet: give a file, display:// or null://")
+    if scheme == "vcam":
+        return SinkUri(SinkKind.CAMERA, unquote(text[len("vcam://") :]), text)
+    if text.startswith("gst:"):
+        if not text[len("gst:") :].strip():
+            raise UsageError(
+                f"{text}: name the pipeline's elements, as in gst:'x264enc ! rtph264pay ! udpsink port=5000'"
+            )
+        return SinkUri(SinkKind.GSTREAMER, text[len("gst:") :].strip(), text)
+    if scheme in STREAM_FORMATS:
+        return SinkUri(SinkKind.STREAM, _stream_address(text, scheme), text)
     if scheme not in ("", "file"):
-        raise UsageError(f"{text}: unknown output: give a file such as out.mp4, display:// or null://")
+        raise UsageError(
+            f"{text}: unknown output: give a file such as out.mp4, rtsp://..., rtmp://..., udp://..., vcam://, "
+            "gst:PIPELINE, http://127.0.0.1:8080, display:// or null://"
+        )
     target = _path_of(text, scheme)
     path = Path(target)
     suffix = path.suffix.lower()
@@ -181,6 +223,24 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if not host or port is None or parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
         raise UsageError(f"{text}: a page in the browser is http://ADDRESS:PORT, as in http://127.0.0.1:8080")
     return host, port
+
+
+def _stream_address(text: str, scheme: str) -> str:
+    """The address to send to, with what FFmpeg wants to know. Raises ``UsageError`` without a host or a port."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        raise UsageError(f"{scheme}://: name the server, as in {scheme}://192.168.1.20:8554/live")
+    if port is None and STREAM_FORMATS[scheme] == "mpegts":
+        raise UsageError(f"{text}: name the port, as in {scheme}://{host}:5000")
+    if scheme == "udp" and "pkt_size" not in parts.query:
+        return (
+            f"{text}{'&' if parts.query else '?'}pkt_size=1316"  # seven packets of a transport stream in one datagram
+        )
+    return text
 
 
 def _one_number(path: Path, text: str) -> None:

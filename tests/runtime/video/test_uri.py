@@ -50,10 +50,31 @@ def test_folder_without_slash_and_percent_in_a_real_name(tmp_path: Path) -> None
         ("one.jpg", SinkKind.PICTURE),
         ("display://", SinkKind.DISPLAY),
         ("null://", SinkKind.NULL),
+        ("rtsp://user:word@h:8554/live", SinkKind.STREAM),
+        ("udp://127.0.0.1:5000", SinkKind.STREAM),
+        ("vcam://", SinkKind.CAMERA),
+        ("gst:fakesink", SinkKind.GSTREAMER),
     ],
 )
 def test_sinks(text: str, kind: SinkKind) -> None:
     assert parse_sink(text).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "shown"),
+    [
+        ("rtsp://h:8554/live", "rtsp://h:8554/live", "rtsp://h:8554/live"),
+        ("RTSP://u:p:w@h/live", "RTSP://u:p:w@h/live", "RTSP://u:…@h/live"),
+        ("rtmp://h/app/secret-key", "rtmp://h/app/secret-key", "rtmp://h/app/…"),
+        ("udp://h:5000", "udp://h:5000?pkt_size=1316", "udp://h:5000"),
+        ("udp://h:5000?ttl=2", "udp://h:5000?ttl=2&pkt_size=1316", "udp://h:5000?ttl=2"),
+        ("vcam:///dev/video4", "/dev/video4", "vcam:///dev/video4"),
+        ("gst:fakesink", "fakesink", "gst:fakesink"),
+    ],
+)
+def test_live_sinks_keep_secrets_to_themselves(text: str, target: str, shown: str) -> None:
+    uri = parse_sink(text)
+    assert (uri.target, uri.shown) == (target, shown)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +86,7 @@ def test_unknown_sources(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "out", "out.xyz", "out/", "vcam://", "rtsp://x", "gst:x", "frames_%06d.mp4", "s3://x"]
+    "text", ["", "out", "out.xyz", "out/", "rtsp://", "udp://x", "tcp://h:x", "gst: ", "frames_%06d.mp4", "s3://x"]
 )
 def test_unknown_sinks(text: str) -> None:
     with pytest.raises(UsageError) as caught:
