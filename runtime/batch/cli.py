@@ -231,6 +231,7 @@ class _Batch:
         divide: bool,
     ) -> None:
         self.options, self.settings, self.journal, self.jobs, self.divide = options, settings, journal, jobs, divide
+        self.interrupts = 0  # that were answered
         self.files = [_File(trouble.source, None, "failed", trouble.error) for trouble in found.troubles]
         digest = settings.digest()
         self.files += [self._file(pair, digest) for pair in found.pairs]
@@ -283,12 +284,12 @@ class _Batch:
                     retries=self.options.retries,
                     begins=lambda way: self._begins(file_of[way]),
                     ended=lambda way: self._ended(file_of[way], way),
-                    seen=lambda: self._see(progress, todo),
+                    seen=lambda: self._see(progress, todo, interrupts()),
                 )
                 for file, way in zip(todo, scheduler.files, strict=True):
                     file.progression, file_of[way] = way, file
                 scheduler.run(interrupts)
-                self._see(progress, todo)
+                self._see(progress, todo, interrupts())
             for file in todo:
                 if file.work is not None and file.outcome == "left":
                     file.work.tidy(complete=False)
@@ -312,7 +313,12 @@ class _Batch:
         if file.error is not None:
             self._complain(file)
 
-    def _see(self, progress: BatchProgress, todo: Sequence[_File]) -> None:
+    def _see(self, progress: BatchProgress, todo: Sequence[_File], interrupts: int) -> None:
+        if interrupts > self.interrupts:
+            say_between(
+                "leaving at once" if interrupts > 1 else "finishing what is under way; once more to leave at once"
+            )
+            self.interrupts = interrupts
         whole = sum(self.sizes[file.source] for file in todo) or 1
         ended = frames = 0
         done = 0.0
@@ -364,8 +370,7 @@ def interrupts_counted() -> Iterator[Callable[[], int]]:
 
     def count_one(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        came += 1
-        say_between("finishing what is under way; once more to leave it" if came == 1 else "leaving it")
+        came += 1  # and nothing is said here: it may have come in the middle of a line
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
