@@ -495,6 +495,7 @@ def _run(options: argparse.Namespace) -> int:
                 crf=options.crf,
                 preset=options.preset,
                 audio=not options.no_audio,
+                extras=not hides,
                 browser=browser,
             )
         )
