@@ -592,11 +592,16 @@ def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None
 
 
 class _StoppingSink:
-    """Passes everything on, and stops the run once the viewer has closed the window."""
+    """Passes everything on, stops the run once the viewer has closed the window, and says where ``most`` frames were
+    wanted and have come."""
 
-    def __init__(self, sink: Sink, stop: threading.Event) -> None:
-        self._sink, self._stop = sink, stop
-        self.close, self.abort = sink.close, sink.abort
+    def __init__(self, sink: Sink, stop: threading.Event, most: int | None) -> None:
+        self._sink, self._stop, self._most = sink, stop, most
+        self.abort = sink.abort
+
+    def close(self) -> None:
+        self._sink.cut_short = self._sink.frames_written == self._most
+        self._sink.close()
 
     def write(self, frame: VideoFrame) -> None:
         self._sink.write(frame)
@@ -633,7 +638,7 @@ def run_told(
         run_pipeline(
             source,
             stages,
-            _StoppingSink(sink, stop),
+            _StoppingSink(sink, stop, options.max_frames),
             progress=Progress(total, quiet=options.quiet),
             stop=stop,
             max_frames=options.max_frames,

@@ -51,14 +51,14 @@ class Extras:
     sound were added. Where there are subtitles, the file is read once more, as far as is needed.
     """
 
-    def __init__(self, path: Path, output: Any, video: Any, warnings: list[str]) -> None:
-        """``output``: the container to write; ``video``: its video track. ``warnings`` gets a sentence about each kind
-        of thing that cannot be kept as it is."""
+    def __init__(self, path: Path, output: Any, suffix: str, video: Any, warnings: list[str]) -> None:
+        """``output``: the container to write, a file that ends in ``suffix``; ``video``: its video track. ``warnings``
+        gets a sentence about each kind of thing that cannot be kept as it is."""
         import av
 
         self._path, self._output, self._warnings = path, output, warnings
         self._kind: str = output.format.name
-        self._suffix = Path(output.name).suffix
+        self._suffix = suffix
         self._shift = Fraction(0)
         self._ahead: Any = None  # a packet that was read but is not due yet
         self._covers: list[Any] = []  # packets that are due once the header is written
@@ -98,8 +98,8 @@ class Extras:
         tags = {key: value for key, value in tags.items() if key not in doubles}
         self._output.metadata.update(tags)
         if self._kind in _MOVIE and not {key.lower() for key in tags} <= set(_USUAL[self._kind]):
-            options = self._output.container_options
-            options["movflags"] = f"{options.get('movflags', '')}+use_metadata_tags"
+            flags = {**self._output.options, **self._output.container_options}.get("movflags", "")
+            self._output.container_options["movflags"] = f"{flags}+use_metadata_tags"
         if before:
             name_track(video, before[0])
 
@@ -177,7 +177,7 @@ class Extras:
             self._say(f"only the first of {len(videos)} video tracks is used")
         data = [s for s in streams if s.type == "data" and int(getattr(s, "discard", 0)) != _UNREAD]
         if data:
-            self._say(f"without {_many([s.name or 'unknown' for s in data], 'data track')}")
+            self._say(f"without {len(data)} data track{'s' * (len(data) > 1)}, such as a time code")
 
     def _leave_out(self, names: list[str], what: str) -> None:
         self._say(f"without {_many(names, what)}: a {self._suffix} file cannot hold that")

@@ -55,12 +55,14 @@ _LATE_START = Fraction(1)  # a clock that starts later than this (MPEG-TS) is mo
 class Sink(ABC):
     """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
 
-    ``frames_written``: frames taken so far. ``stop_requested``: True once the viewer closed the window or pressed q.
-    ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every other key
-    that is pressed in a window.
+    ``frames_written``: frames taken so far. ``cut_short``: set it before ``close`` where the source has more frames
+    than were wanted: sound then ends with the last one. ``stop_requested``: True once the viewer closed the window or
+    pressed q. ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every
+    other key that is pressed in a window.
     """
 
     frames_written: int = 0
+    cut_short: bool = False
     stop_requested: bool = False
     on_key: Callable[[str], None] | None = None
     warnings: list[str]
@@ -420,7 +422,7 @@ class FileSink(Sink):
                 else:
                     self._audio = _Audio(source.path, self._container, self.warnings, named=extras)
             if extras and source.path is not None:
-                self._extras = Extras(source.path, self._container, self._stream, self.warnings)
+                self._extras = Extras(source.path, self._container, self._final.suffix, self._stream, self.warnings)
             self._start = self._first_time(source)
             if self._format in ("mp4", "mov"):
                 # FFmpeg counts a track's late start in milliseconds, rounded down, unless told otherwise
@@ -533,11 +535,12 @@ class FileSink(Sink):
                 self._durations.pop(packets[-1].pts, None)
                 packets[-1].duration = max(1, self._end - self._first_pts - (packets[-1].dts - first))
             self._mux(packets)
+            until = self._end * self._ticks.time_base if cut or self.cut_short else None
             if self._audio:
-                self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
+                self._audio.copy(until=until)
                 self._audio.finish()
             if self._extras:
-                self._extras.copy(until=self._end * self._ticks.time_base if cut else None)
+                self._extras.copy(until=until)
             self._container.close()
             self._temporary.replace(self._unfinished if cut else self._final)
         self._done = True
