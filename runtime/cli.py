@@ -119,35 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "10 s",
     )
     engine_options(running)
-    running.add_argument(
-        "--tile",
-        type=count,
-        metavar="N",
-        help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
-    )
-    running.add_argument(
-        "--code",
-        action="append",
-        default=[],
-        type=_assignment,
-        metavar="NAME=VALUE",
-        help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
-        "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
-    )
     running.add_argument("--passcode-file", type=Path, metavar="FILE", help="passcode for a code of bits")
-    running.add_argument(
-        "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
-    )
-    running.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="[STAGE:]NAME",
-        help="which image of a bundle that gives several; STAGE counts the bundles from 1 (default: the last one)",
-    )
-    running.add_argument(
-        "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
-    )
+    chain_options(running)
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
     video_options(running)
     json_option(running)
@@ -184,6 +157,36 @@ def _parser() -> argparse.ArgumentParser:
     json_option(doctor)
     doctor.set_defaults(verb=_doctor)
     return parser
+
+
+def chain_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb takes that runs frames through bundles, beside the bundles."""
+    parser.add_argument(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
+    )
+    parser.add_argument(
+        "--code",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
+        "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
+    )
+    parser.add_argument(
+        "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="[STAGE:]NAME",
+        help="which image of a bundle that gives several; STAGE counts the bundles from 1 (default: the last one)",
+    )
+    parser.add_argument("--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts")
 
 
 def video_options(parser: argparse.ArgumentParser) -> None:
@@ -443,7 +446,6 @@ def browser_of(options: argparse.Namespace, *, compares: bool) -> Callable[[Sour
 
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
-    from runtime.control import FileWatcher, KeyReader, Keys
     from runtime.live.switch import Slot, SwitchSession
     from runtime.sessions import choose
     from runtime.stages import open_stage
@@ -454,10 +456,10 @@ def _run(options: argparse.Namespace) -> int:
     bundles = [open_bundle(place) for place in options.bundle]
     hides = any(bundle.manifest.task == "face-deid" for bundle in bundles)  # then nobody shall see who it was
     browser = browser_of(options, compares=not hides)
-    images = _images(options.image, bundles)
+    images = images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines = engines_of(options, (choice.backend for choice in choices))
-    controls = _controls(options, bundles)
+    controls = controls_of(options, bundles, passcodes=True)
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=options.overwrite)
@@ -503,15 +505,22 @@ def _run(options: argparse.Namespace) -> int:
         if isinstance(sink, BrowserSink):
             switcher = _page(stack, sink, slots, images, controls, options, engines)
         job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
-        if options.control:
-            stack.enter_context(FileWatcher(options.control, controls, _say_between))
-        if controls.dials:
-            keys = Keys(controls, _say_between)
-            sink.on_key = keys.press
-            on_terminal = stack.enter_context(KeyReader(keys.press)).active
-            if on_terminal or options.output.startswith("display:"):
-                say(keys.hint)
+        steer(stack, options, controls, sink)
         return job.run()
+
+
+def steer(stack: ExitStack, options: argparse.Namespace, controls: Controls, sink: Sink) -> None:
+    """Let the ``--control`` file and the keyboard change the codes, until ``stack`` ends."""
+    from runtime.control import FileWatcher, KeyReader, Keys
+
+    if options.control:
+        stack.enter_context(FileWatcher(options.control, controls, _say_between))
+    if controls.dials:
+        keys = Keys(controls, _say_between)
+        sink.on_key = keys.press
+        on_terminal = stack.enter_context(KeyReader(keys.press)).active
+        if on_terminal or options.output.startswith("display:"):
+            say(keys.hint)
 
 
 def _page(
@@ -558,26 +567,31 @@ def _page(
     return switcher
 
 
-def _controls(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
-    """The codes of all stages, set to what the command line says."""
+def controls_of(options: argparse.Namespace, bundles: list[Bundle], *, passcodes: bool) -> Controls:
+    """The codes of all stages, set to what the options of :func:`chain_options` say.
+
+    ``passcodes``: the option ``--passcode-file`` is about them too.
+    """
     from runtime.codes import PASSCODE
     from runtime.control import Controls, read_passcode
 
     controls = Controls([bundle.manifest for bundle in bundles])
-    if (options.code or options.passcode_file or options.control) and not controls.dials:
-        option = "--code" if options.code else "--passcode-file" if options.passcode_file else "--control"
+    passcode_file = options.passcode_file if passcodes else None
+    if (options.code or passcode_file or options.control) and not controls.dials:
+        option = "--code" if options.code else "--passcode-file" if passcode_file else "--control"
         names = ", ".join(bundle.manifest.name for bundle in bundles)
         raise UsageError(f"{names} takes no code: leave out {option}")
     for name, text in options.code:
         if controls.dial(name).code.kind == "bits" and text.lstrip().startswith(PASSCODE):
-            raise UsageError("everybody on this machine can read a command line: use --passcode-file FILE")
+            instead = "--passcode-file FILE" if passcodes else "--control FILE"
+            raise UsageError(f"everybody on this machine can read a command line: use {instead}")
         controls.apply(name, text)
-    if options.passcode_file:
-        controls.apply_passcode(read_passcode(options.passcode_file))
+    if passcode_file:
+        controls.apply_passcode(read_passcode(passcode_file))
     return controls
 
 
-def _images(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None]:
+def images_of(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | None]:
     """The image that each stage gives, None for its main one."""
     images: list[str | None] = [None] * len(bundles)
     for wish in wishes:
@@ -757,7 +771,7 @@ class _Job:
                         self.bundles,
                         self.choices,
                         self.stages,
-                        _images(self.options.image, self.bundles),
+                        images_of(self.options.image, self.bundles),
                         strict=True,
                     )
                 )

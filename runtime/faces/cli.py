@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.cli import (
     browser_of,
+    chain_options,
+    controls_of,
     count,
     engine_options,
     engines_of,
+    images_of,
     json_option,
     open_input_as_told,
     run_told,
     say,
     say_latency,
+    steer,
     terminable,
     video_options,
 )
@@ -27,16 +31,19 @@ from runtime.report import write_json
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.control import Controls
+    from runtime.cuts import Beginnings
     from runtime.engines.settings import EngineOptions
     from runtime.faces.canary import Canary
     from runtime.faces.deid import DeidentifiedSource
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
-    from runtime.sessions import Choice
+    from runtime.sessions import Choice, Session
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
 
+_CHAIN = ("code", "control", "image", "tile", "no_cut_reset")  # options about the bundles of -b
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
 
 
@@ -96,6 +103,7 @@ def add_deid_parser(verbs: Any) -> None:
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
+    chain_options(parser)
     engine_options(parser)
     video_options(parser)
     json_option(parser)
@@ -127,6 +135,7 @@ def _seconds(text: str) -> float:
 def deid(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.bundle import open_bundle
+    from runtime.cuts import Beginnings
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
     from runtime.faces.guard import GuardSettings
@@ -144,7 +153,11 @@ def deid(options: argparse.Namespace) -> int:
     if options.vault is not None and passcode is None:
         raise UsageError("--vault needs a passcode: --passcode-file FILE, $GENEDGE_PASSCODE or --ask-passcode")
     bundles = [open_bundle(place) for place in options.bundle]
+    if not bundles and (option := next((name for name in _CHAIN if getattr(options, name)), None)):
+        raise UsageError(f"--{option.replace('_', '-')} is for a bundle behind: add -b BUNDLE, or leave it out")
+    images = images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    controls = controls_of(options, bundles, passcodes=False)  # that is for the faces
     generator = _generator(options) if options.method == "generator" else None
     used = [*choices, *([generator[1]] if generator is not None else [])]
     engines = engines_of(options, (choice.backend for choice in used))
@@ -198,12 +211,23 @@ def deid(options: argparse.Namespace) -> int:
         if info.audio and not options.keep_audio:
             say("the sound is left out, because a voice identifies: --keep-audio keeps it")
         height, width = info.height, info.width
-        stages = []
-        for bundle, choice in zip(bundles, choices, strict=True):
+        stages: list[Session] = []
+        for bundle, choice, image in zip(bundles, choices, images, strict=True):
             session = stack.enter_context(
-                open_stage(bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines)
+                open_stage(
+                    bundle,
+                    choice,
+                    height,
+                    width,
+                    tile=options.tile,
+                    threads=options.threads,
+                    live=info.live,
+                    image=image,
+                    engines=engines,
+                )
             )
             session.warm_up((1, height, width, 3))
+            controls.attach(len(stages), session, height, width)
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
             height, width = height * session.scale, width * session.scale
@@ -222,7 +246,11 @@ def deid(options: argparse.Namespace) -> int:
                 browser=browser,
             )
         )
-        return _Job(options, source, detector, sink, stages, gallery).run()
+        # nobody is reset where there is no state, so nobody needs to look
+        recurrent = any(bundle.manifest.states for bundle in bundles)
+        beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
+        steer(stack, options, controls, sink)
+        return _Job(options, source, detector, sink, stages, gallery, controls, beginnings).run()
 
 
 def _check_beside(options: argparse.Namespace) -> None:
@@ -307,12 +335,15 @@ class _Job:
         sink: Sink,
         stages: list[Any],
         gallery: Any,
+        controls: Controls,
+        beginnings: Beginnings | None,
     ) -> None:
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
+        self.controls, self.beginnings = controls, beginnings
 
     def run(self) -> int:
-        run_told(self.options, self.source, self.stages, self.sink, self._tell)
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=self.beginnings)
         self.sink.linger()
         return EXIT_NOT_MET if self.source.counts.covered_whole else EXIT_OK
 
@@ -376,5 +407,7 @@ class _Job:
             "latency": {name: dataclasses.asdict(summary) for name, summary in report.latency.items()},
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],
+            "codes": [self.controls.said(index) for index in range(len(self.stages))],
+            "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }

@@ -73,6 +73,8 @@ class VideoFrame:
     missing between the frame before and this one. ``damaged``: the decoder could not read all of it, and has filled
     the rest with what it had. ``captured``: when a live source took it, in seconds of ``time.monotonic()``; None for
     files. ``original``: the image before all stages, for a sink that compares; None unless it was asked for.
+    ``cut``: whether another shot begins with it, where somebody has looked at a picture that has become another since;
+    None: nobody has.
     """
 
     image: Frame
@@ -83,6 +85,7 @@ class VideoFrame:
     damaged: bool = False
     captured: float | None = None
     original: Frame | None = None
+    cut: bool | None = None
 
 
 @dataclass(frozen=True)
