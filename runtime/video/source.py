@@ -499,6 +499,8 @@ class FileSource(Source):
             if getattr(first, "interlaced_frame", False):
                 self.warnings.append(f"{uri.text} is interlaced: frames are used as they are, combing included")
             depth = max(component.bits for component in first.format.components)
+            if any(component.is_alpha for component in first.format.components) and "gif" not in self.info.codec:
+                self.warnings.append(f"{uri.text} has transparency, which is left out")
             if self.info.color and self.info.color.transfer in (TRANSFER_PQ, TRANSFER_HLG):
                 self.warnings.append(f"{uri.text} is HDR video: it is cut down to 8 bits without tone mapping")
             elif depth > 8:

@@ -107,6 +107,8 @@ ODD = [0, 3003, 6006, 6007, 20_000, 20_100, 95_123, 100_000]  # in 1/90000 s
 VP9 = {"codec": "libvpx-vp9", "options": {"crf": "4", "b": "0", "cpu-used": "8", "deadline": "realtime"}}
 MJPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "full": True, "options": {"qmin": "1", "qmax": "2"}}
 TEN = {"codec": "libx265", "pix_fmt": "yuv420p10le"}
+#: without colours that change from pixel to pixel, which 4:2:0 cannot hold
+SMOOTH = [cv2.GaussianBlur(image, (0, 0), 3) for image in pictures(25, (96, 72))]
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "variable rate": ("in.mp4", "out.mp4", {"ticks": ODD, "time_base": F(1, 90_000)}),
     "variable rate to Matroska": ("in.mp4", "out.mkv", {"ticks": ODD, "time_base": F(1, 90_000)}),
@@ -152,6 +154,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "VP9 to HEVC": ("in.webm", "out.mkv --codec hevc", VP9),
     "HEVC": ("in.mp4", "out.mp4 --codec hevc", {"codec": "libx265"}),
     "ProRes": ("in.mov", "out.mp4", {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "options": {"profile": "3"}}),
+    "ProRes with transparency": (
+        "in.mov",
+        "out.mp4",
+        {"codec": "prores_ks", "pix_fmt": "yuva444p10le", "options": {"profile": "4"}, "images": SMOOTH},
+    ),
     "Motion JPEG": ("in.avi", "out.mp4", MJPEG),
     "MPEG-4 with B-frames in AVI": ("in.avi", "out.mkv", {"codec": "mpeg4", "options": {"bf": "2", "qmax": "2"}}),
     "MPEG-2": ("in.ts", "out.mp4", {"codec": "mpeg2video", "options": {"qmin": "1", "qmax": "2", "bf": "2"}}),
@@ -166,7 +173,8 @@ def test_frames_times_and_colours(case: str, tmp_path: Path, through: Callable[.
     after = assert_same_pictures(went, moved=name.endswith(".ts"))
     assert went.report["frames"] == len(after)
     assert ("is interlaced" in went.said) == (case == "interlaced")
-    assert ("10 bits a colour" in went.said) == ("10" in str(made.get("pix_fmt")))
+    assert ("bits a colour: it is cut down to 8" in went.said) == ("10" in str(made.get("pix_fmt")))
+    assert ("has transparency" in went.said) == ("transparency" in case)
     assert not any(each.interlaced for each in after)
 
 
