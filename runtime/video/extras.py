@@ -225,13 +225,17 @@ class Extras:
         track = self._tracks[packet.stream.index]
         base = packet.time_base
         begin, length = packet.pts + round(self._shift / base), packet.duration or 0
-        if begin < 0:
-            return  # over before the first frame
+        if begin < 0:  # the clock was moved: what is over before the first frame is left out
+            begin, length = 0, begin + length
+            if length <= 0:
+                return
+        if packet.stream.codec_context.name == "mov_text" and bytes(packet)[:2] == b"\0\0":
+            return  # fills the time until the next one, as the muxer does itself
         if track.converts:
             try:
                 texts = packet.stream.codec_context.decode2(packet)
                 if not texts:
-                    return  # MP4 fills the time between subtitles with empty ones
+                    return
                 packet = track.out.codec_context.encode_subtitle(texts)
             except (av.FFmpegError, UnicodeDecodeError):
                 return  # a damaged one: leave it out

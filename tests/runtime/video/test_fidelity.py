@@ -464,12 +464,12 @@ def test_usual_tags_are_where_players_look_for_them(tmp_path: Path, through: Cal
 
 def test_chapters_move_with_the_clock(tmp_path: Path, through: Callable[..., Went]) -> None:
     chapters = [(9000, 9400, "One"), (9400, 10_000, "Two")]
-    lines = Subtitles("subrip", ((9100, 9300, "Hello"),))
+    lines = Subtitles("subrip", ((8000, 8900, "before"), (8800, 9050, "into it"), (9100, 9300, "Hello")))
     clip = write_clip(tmp_path / "in.mkv", ticks=range(225, 250), chapters=chapters, subtitles=[lines])
     went = through(clip)
     assert shown(went.path)[0].time == 0
     assert marks(went.path) == CHAPTERS
-    assert [plain(track) for track in texts(went.path)] == [[(100, 300, "Hello")]]
+    assert [plain(track) for track in texts(went.path)] == [[(0, 50, "into it"), (100, 300, "Hello")]]
 
 
 FONT = ("letters.ttf", "font/ttf", bytes(range(256)) * 20)
