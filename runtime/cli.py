@@ -122,35 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         "these files play once at their own speed, and the page's last picture stays until nobody has looked for 10 s",
     )
     engine_options(running)
-    running.add_argument(
-        "--tile",
-        type=count,
-        metavar="N",
-        help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
-    )
-    running.add_argument(
-        "--code",
-        action="append",
-        default=[],
-        type=assignment,
-        metavar="NAME=VALUE",
-        help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
-        "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
-    )
     running.add_argument("--passcode-file", type=Path, metavar="FILE", help="passcode for a code of bits")
-    running.add_argument(
-        "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
-    )
-    running.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="[STAGE:]NAME",
-        help="which image of a bundle that gives several; STAGE counts the bundles from 1 (default: the last one)",
-    )
-    running.add_argument(
-        "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
-    )
+    chain_options(running)
     adaptive_option(running, "what is run")
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
     video_options(running)
@@ -190,6 +163,36 @@ def _parser() -> argparse.ArgumentParser:
     json_option(doctor)
     doctor.set_defaults(verb=_doctor)
     return parser
+
+
+def chain_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb takes that runs frames through bundles, beside the bundles."""
+    parser.add_argument(
+        "--tile",
+        type=count,
+        metavar="N",
+        help="side of the tiles in pixels, 0 for whole frames (default: whole frames up to 1920x1088)",
+    )
+    parser.add_argument(
+        "--code",
+        action="append",
+        default=[],
+        type=assignment,
+        metavar="NAME=VALUE",
+        help="code of a conditional generator: class or label, 0101 or labels joined by +, numbers, random:7, or for a "
+        "map a picture; NAME may be BUNDLE.NAME or STAGE.NAME",
+    )
+    parser.add_argument(
+        "--control", type=Path, metavar="FILE", help='JSON such as {"style": "2"}, watched and applied while running'
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="[STAGE:]NAME",
+        help="which image of a bundle that gives several; STAGE counts the bundles from 1 (default: the last one)",
+    )
+    parser.add_argument("--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts")
 
 
 def video_options(parser: argparse.ArgumentParser) -> None:
@@ -558,7 +561,6 @@ def browser_of(options: argparse.Namespace, *, compares: bool) -> Callable[[Sour
 
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
-    from runtime.control import FileWatcher, KeyReader, Keys
     from runtime.live.switch import Slot, SwitchSession
     from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
@@ -578,7 +580,7 @@ def _run(options: argparse.Namespace) -> int:
     images = images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines = engines_of(options, (choice.backend for choice in choices))
-    controls = controls_of(options, bundles)
+    controls = controls_of(options, bundles, passcodes=True)
     with terminable(), ExitStack() as stack:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=replaces)
@@ -620,6 +622,7 @@ def _run(options: argparse.Namespace) -> int:
                 height=height,
                 overwrite=replaces,
                 audio=not options.no_audio,
+                extras=not hides,
                 fragmented=options.fragmented,
                 segment=None if file_run is None else file_run.length,
                 browser=browser,
@@ -631,15 +634,22 @@ def _run(options: argparse.Namespace) -> int:
         adaptive = adapting(options, stack, switcher, source)
         compares = page is not None
         job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run, adaptive, compares)
-        if options.control:
-            stack.enter_context(FileWatcher(options.control, controls, say_between))
-        if controls.dials:
-            keys = Keys(controls, say_between)
-            sink.on_key = keys.press
-            on_terminal = stack.enter_context(KeyReader(keys.press)).active
-            if on_terminal or options.output.startswith("display:"):
-                say(keys.hint)
+        steer(stack, options, controls, sink)
         return job.run()
+
+
+def steer(stack: ExitStack, options: argparse.Namespace, controls: Controls, sink: Sink) -> None:
+    """Let the ``--control`` file and the keyboard change the codes, until ``stack`` ends."""
+    from runtime.control import FileWatcher, KeyReader, Keys
+
+    if options.control:
+        stack.enter_context(FileWatcher(options.control, controls, say_between))
+    if controls.dials:
+        keys = Keys(controls, say_between)
+        sink.on_key = keys.press
+        on_terminal = stack.enter_context(KeyReader(keys.press)).active
+        if on_terminal or options.output.startswith("display:"):
+            say(keys.hint)
 
 
 def _switcher(
@@ -694,22 +704,27 @@ def _switcher(
     return switcher
 
 
-def controls_of(options: argparse.Namespace, bundles: list[Bundle]) -> Controls:
-    """The codes of all stages, set to what the command line says."""
+def controls_of(options: argparse.Namespace, bundles: list[Bundle], *, passcodes: bool) -> Controls:
+    """The codes of all stages, set to what the options of :func:`chain_options` say.
+
+    ``passcodes``: the option ``--passcode-file`` is about them too.
+    """
     from runtime.codes import PASSCODE
     from runtime.control import Controls, read_passcode
 
     controls = Controls([bundle.manifest for bundle in bundles])
-    if (options.code or options.passcode_file or options.control) and not controls.dials:
-        option = "--code" if options.code else "--passcode-file" if options.passcode_file else "--control"
+    passcode_file = options.passcode_file if passcodes else None
+    if (options.code or passcode_file or options.control) and not controls.dials:
+        option = "--code" if options.code else "--passcode-file" if passcode_file else "--control"
         names = ", ".join(bundle.manifest.name for bundle in bundles)
         raise UsageError(f"{names} takes no code: leave out {option}")
     for name, text in options.code:
         if controls.dial(name).code.kind == "bits" and text.lstrip().startswith(PASSCODE):
-            raise UsageError("everybody on this machine can read a command line: use --passcode-file FILE")
+            instead = "--passcode-file FILE" if passcodes else "--control FILE"
+            raise UsageError(f"everybody on this machine can read a command line: use {instead}")
         controls.apply(name, text)
-    if options.passcode_file:
-        controls.apply_passcode(read_passcode(options.passcode_file))
+    if passcode_file:
+        controls.apply_passcode(read_passcode(passcode_file))
     return controls
 
 
@@ -728,11 +743,16 @@ def images_of(wishes: Sequence[str], bundles: Sequence[Bundle]) -> list[str | No
 
 
 class _StoppingSink:
-    """Passes everything on, and stops the run once the viewer has closed the window."""
+    """Passes everything on, stops the run once the viewer has closed the window, and says where ``most`` frames were
+    wanted and have come."""
 
-    def __init__(self, sink: Sink, stop: threading.Event) -> None:
-        self._sink, self._stop = sink, stop
-        self.close, self.abort = sink.close, sink.abort
+    def __init__(self, sink: Sink, stop: threading.Event, most: int | None) -> None:
+        self._sink, self._stop, self._most = sink, stop, most
+        self.abort = sink.abort
+
+    def close(self) -> None:
+        self._sink.cut_short = self._sink.frames_written == self._most
+        self._sink.close()
 
     def write(self, frame: VideoFrame) -> None:
         self._sink.write(frame)
@@ -775,7 +795,7 @@ def run_told(
         run_pipeline(
             source,
             stages,
-            _StoppingSink(sink, stop),
+            _StoppingSink(sink, stop, options.max_frames),
             progress=Progress(total, quiet=options.quiet),
             stop=stop,
             max_frames=most,

@@ -117,6 +117,7 @@ class Beginnings:
     """Which frames of a video know nothing of those before; for ``run_pipeline(begins=...)``.
 
     ``cuts`` and ``gaps`` count them. A frame whose source says that there is a ``gap`` in front of it counts as one.
+    Where a frame says itself whether it is a ``cut``, its picture is not looked at: it may have become another since.
 
     Args:
         at_cuts: also look at the pictures, not only at the times.
@@ -133,7 +134,10 @@ class Beginnings:
             self._is_gap(pts)
 
     def __call__(self, frame: TimedFrame) -> bool:
-        cut = self._is_cut is not None and self._is_cut(frame.image)  # both see every frame
+        known: bool | None = getattr(frame, "cut", None)
+        cut = self._is_cut is not None and (
+            self._is_cut(frame.image) if known is None else known
+        )  # both see every frame
         gap = self._is_gap(frame.pts) or bool(getattr(frame, "gap", False))
         self.gaps += gap
         self.cuts += cut and not gap

@@ -116,7 +116,7 @@ def batch(options: argparse.Namespace) -> int:
     images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
     engines_of(options, (choice.backend for choice in choices))
-    controls_of(options, bundles)
+    controls_of(options, bundles, passcodes=True)
     found = collect(options.inputs, options.output)
     _check_encoding(options, found)
     _make_folder(options.output)

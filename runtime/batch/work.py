@@ -186,7 +186,7 @@ class Workshop:
         options = self._settings.options
         pair.output.parent.mkdir(parents=True, exist_ok=True)
         with self._source(pair) as source:
-            sink, _ = self._run(source, pair.output, options.max_frames, not options.no_audio, tell)
+            sink, _ = self._run(source, pair.output, options.max_frames, tell, whole=True)
             return Made(sink.frames_written, (*source.warnings, *sink.warnings))
 
     def _piece(self, piece: Piece, tell: Tell) -> Made:
@@ -199,7 +199,7 @@ class Workshop:
         with self._source(piece.pair) as source:
             try:
                 source.skip(piece.start)
-                sink, size = self._run(source, path, most, False, tell)
+                sink, size = self._run(source, path, most, tell, whole=False)
             except EndedEarlyError:
                 return Made(0, unfit=True)
             assert isinstance(sink, SegmentSink)
@@ -214,7 +214,7 @@ class Workshop:
         notes = [PieceNote.read(folder, start) for start in task.starts]
         parts = [SegmentFile(piece_path(folder, note.start, suffix), note.whole) for note in notes if note.whole]
         with self._source(task.pair) as source:
-            sink = self._sink(task.pair.output, source.info, notes[0].size, not self._settings.options.no_audio)
+            sink = self._sink(task.pair.output, source.info, notes[0].size, whole=True)
             assert isinstance(sink, SegmentSink)
             try:
                 join(parts, sink)
@@ -225,7 +225,7 @@ class Workshop:
             return Made(0, tuple(sink.warnings))
 
     def _run(
-        self, source: Source, output: Path, most: int | None, audio: bool, tell: Tell
+        self, source: Source, output: Path, most: int | None, tell: Tell, *, whole: bool
     ) -> tuple[Sink, tuple[int, int]]:
         """Run the rest of ``source`` into a file. Returns its sink, which is closed, and (width, height) in pixels."""
         from runtime.cuts import Beginnings
@@ -239,7 +239,7 @@ class Workshop:
             scale *= stage.scale
         recurrent = any(bundle.manifest.states for bundle in self._bundles)
         size = info.width * scale, info.height * scale
-        sink = self._sink(output, info, size, audio)
+        sink = self._sink(output, info, size, whole=whole)
         run_pipeline(
             source,
             stages,
@@ -254,7 +254,8 @@ class Workshop:
 
         return open_source(str(pair.source), options=SourceOptions(threads=self._settings.threads))
 
-    def _sink(self, output: Path, info: SourceInfo, size: tuple[int, int], audio: bool) -> Sink:
+    def _sink(self, output: Path, info: SourceInfo, size: tuple[int, int], *, whole: bool) -> Sink:
+        """``whole``: what it takes is the output, with its sound, subtitles and so on, and not a piece of it."""
         from runtime.video.sink import open_sink
 
         options = self._settings.options
@@ -264,7 +265,8 @@ class Workshop:
             width=size[0],
             height=size[1],
             overwrite=True,  # whether that may be was asked before
-            audio=audio,
+            audio=whole and not options.no_audio,
+            extras=whole and not any(bundle.manifest.task == "face-deid" for bundle in self._bundles),
             threads=self._settings.encoder_threads(size[1]),
             keep_partial=True,
             fragmented=options.fragmented,
@@ -281,7 +283,7 @@ class Workshop:
         self._close()
         options, settings = self._settings.options, self._settings
         engines = engines_of(options, (choice.backend for choice in settings.choices))
-        controls: Controls = controls_of(options, self._bundles)
+        controls: Controls = controls_of(options, self._bundles, passcodes=True)
         size = height, width
         for number, (bundle, choice) in enumerate(zip(self._bundles, settings.choices, strict=True)):
             stage = self._open.enter_context(

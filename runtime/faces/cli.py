@@ -12,10 +12,13 @@ from runtime.cli import (
     adapting,
     adaptive_option,
     browser_of,
+    chain_options,
     check_adaptive,
+    controls_of,
     count,
     engine_options,
     engines_of,
+    images_of,
     json_option,
     open_input_as_told,
     run_told,
@@ -23,6 +26,7 @@ from runtime.cli import (
     say_latency,
     shown_output,
     sink_as_told,
+    steer,
     terminable,
     video_options,
 )
@@ -32,6 +36,8 @@ from runtime.report import write_json
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.control import Controls
+    from runtime.cuts import Beginnings
     from runtime.engines.settings import EngineOptions
     from runtime.faces.canary import Canary
     from runtime.faces.deid import DeidentifiedSource
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
 
+_CHAIN = ("code", "control", "image", "tile", "no_cut_reset")  # options about the bundles of -b
 LOOKAHEAD = 12  # frames, of files: 0.4 s at 30 frames a second
 
 
@@ -107,6 +114,7 @@ def add_deid_parser(verbs: Any) -> None:
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
+    chain_options(parser)
     adaptive_option(parser, "what is run behind it (-b), never the covers")
     engine_options(parser)
     video_options(parser)
@@ -139,7 +147,7 @@ def _seconds(text: str) -> float:
 def deid(options: argparse.Namespace) -> int:
     """Run the verb; returns the exit code."""
     from runtime.bundle import open_bundle
-    from runtime.control import Controls
+    from runtime.cuts import Beginnings
     from runtime.faces.canary import bank_canary
     from runtime.faces.deid import DeidentifiedSource, DeidSettings
     from runtime.faces.guard import GuardSettings
@@ -167,7 +175,11 @@ def deid(options: argparse.Namespace) -> int:
     if options.vault is not None and passcode is None:
         raise UsageError("--vault needs a passcode: --passcode-file FILE, $GENEDGE_PASSCODE or --ask-passcode")
     bundles = [open_bundle(place) for place in options.bundle]
+    if not bundles and (option := next((name for name in _CHAIN if getattr(options, name)), None)):
+        raise UsageError(f"--{option.replace('_', '-')} is for a bundle behind: add -b BUNDLE, or leave it out")
+    images = images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
+    controls = controls_of(options, bundles, passcodes=False)  # that is for the faces
     generator = _generator(options) if options.method == "generator" else None
     used = [*choices, *([generator[1]] if generator is not None else [])]
     engines = engines_of(options, (choice.backend for choice in used))
@@ -231,23 +243,39 @@ def deid(options: argparse.Namespace) -> int:
             say("the sound is left out, because a voice identifies: --keep-audio keeps it")
         height, width = info.height, info.width
         stages: list[Session] = []
-        slots = []
+        slots: list[Slot] = []
 
         def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
-            size, tile = (slot.height, slot.width), slot.tile
+            size, image = (slot.height, slot.width), images[slots.index(slot)]
             return open_stage(
-                bundle, choice, *size, tile=tile, threads=options.threads, live=info.live, engines=engines
+                bundle,
+                choice,
+                *size,
+                tile=slot.tile,
+                threads=options.threads,
+                live=info.live,
+                image=image,
+                engines=engines,
             )
 
-        for bundle, choice in zip(bundles, choices, strict=True):
+        for bundle, choice, image in zip(bundles, choices, images, strict=True):
             session: Session = open_stage(
-                bundle, choice, height, width, threads=options.threads, live=info.live, engines=engines
+                bundle,
+                choice,
+                height,
+                width,
+                tile=options.tile,
+                threads=options.threads,
+                live=info.live,
+                image=image,
+                engines=engines,
             )
             if options.adaptive:
                 session = SwitchSession(session)
-                slots.append(Slot(bundle, choice, session, height, width))
+                slots.append(Slot(bundle, choice, session, height, width, options.tile))
             stack.enter_context(session)
             session.warm_up((1, height, width, 3))
+            controls.attach(len(stages), session, height, width)
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             stages.append(session)
             height, width = height * session.scale, width * session.scale
@@ -255,6 +283,7 @@ def deid(options: argparse.Namespace) -> int:
         file_run = open_run(options, info, lambda: facts_of(options, info, models, detector=detector.digest), say)
         if file_run is not None:
             stack.enter_context(file_run)
+            controls.on_change = file_run.stop_noting
             if not _can_be_continued(options):
                 file_run.stop_noting()
         sink = stack.enter_context(
@@ -274,12 +303,14 @@ def deid(options: argparse.Namespace) -> int:
         )
         switcher = None
         if slots:
-            controls = Controls([bundle.manifest for bundle in bundles])
             switcher = Switcher(slots, opens, controls, say, resizes=False, backend=options.backend)
             stack.callback(switcher.close)
         adaptive = adapting(options, stack, switcher, source)
+        # nobody is reset where there is no state, so nobody needs to look
         recurrent = any(bundle.manifest.states for bundle in bundles)
-        job = _Job(options, source, detector, sink, stages, gallery, file_run, adaptive, recurrent=recurrent)
+        beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
+        steer(stack, options, controls, sink)
+        job = _Job(options, source, detector, sink, stages, gallery, file_run, adaptive, controls, beginnings)
         return job.run()
 
 
@@ -385,17 +416,17 @@ class _Job:
         gallery: Any,
         file_run: FileRun | None,
         adaptive: Adaptive | None,
-        *,
-        recurrent: bool,
+        controls: Controls,
+        beginnings: Beginnings | None,
     ) -> None:
         self.adaptive = adaptive
         self.options, self.source, self.detector = options, source, detector
         self.sink, self.stages, self.gallery = sink, stages, gallery
-        self.file_run, self.recurrent = file_run, recurrent
+        self.file_run, self.controls, self.beginnings = file_run, controls, beginnings
 
     def run(self) -> int:
-        first = self._take_over() if self.file_run is not None else 0
-        run_told(self.options, self.source, self.stages, self.sink, self._tell, first=first)
+        first, begins = self._take_over() if self.file_run is not None else 0, self.beginnings
+        run_told(self.options, self.source, self.stages, self.sink, self._tell, begins=begins, first=first)
         if self.file_run is not None:
             self.file_run.complete()
         self.sink.linger()
@@ -411,7 +442,7 @@ class _Job:
         if not self.file_run.done:
             return 0
         say("faces are looked for in these frames again, since what is covered next depends on them")
-        first = 0 if self.recurrent else self.file_run.done - 1
+        first = 0 if self.beginnings is not None else self.file_run.done - 1
         self.source.skip(first)
         return first
 
@@ -478,5 +509,7 @@ class _Job:
             "peak_rss_bytes": report.peak_rss_bytes,
             "stages": [session.info.backend for session in self.stages],
             "adaptive": self.adaptive.to_dict() if self.adaptive is not None else None,
+            "codes": [self.controls.said(index) for index in range(len(self.stages))],
+            "resets": self.beginnings.to_dict() if self.beginnings is not None else None,
             "warnings": [*self.source.warnings, *self.sink.warnings],
         }

@@ -190,7 +190,7 @@ class DeidentifiedSource(Source):
             return
         held = _Held(frame, self._count)
         self._count += 1
-        anew = self._begins(frame)
+        anew = frame.cut = self._begins(frame)  # a bundle behind would take what is covered for another shot
         self.counts.cuts = self._begins.cuts
         pts = float(frame.pts)
         self._ask_canary(pts)

@@ -122,18 +122,14 @@ class SegmentSink(FileSink):
         encoding: Encoding,
         *,
         length: int = SEGMENT,
-        audio: bool = True,
-        keep_partial: bool = False,
-        fragmented: bool = False,
+        **settings: bool,
     ) -> None:
         self._length = length
         self._encoding = encoding
         self._settings: dict[str, Any] = {}
         self.whole: list[Whole] = []
         self.on_whole: Callable[[Whole], None] = lambda whole: None
-        super().__init__(
-            uri, source, width, height, encoding, audio=audio, keep_partial=keep_partial, fragmented=fragmented
-        )
+        super().__init__(uri, source, width, height, encoding, **settings)
         self._encoder = self._stream.codec_context
         self._fresh = True  # nothing has been encoded by it
         self._undated: deque[int] = deque()  # times of frames, in order, that no packet has as its decoding time

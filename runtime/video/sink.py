@@ -10,6 +10,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -22,9 +23,13 @@ import numpy as np
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
 from runtime.video.encoders import Encoding, encoding_for, quiet_encoders
+from runtime.video.extras import Extras, name_track
 from runtime.video.fragments import PartFile, muxer_options
 from runtime.video.source import (
     MATRIX_BT709,
+    MATRIX_BT2020,
+    MATRIX_BT2020_CL,
+    MATRIX_RGB,
     RANGE_FULL,
     RANGE_LIMITED,
     SWS_OF_MATRIX,
@@ -51,7 +56,8 @@ class Sink(ABC):
     """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
 
     ``frames_written``: frames taken so far. ``dropped``: those of them that a live output has left out. ``gaps``: where
-    one was lost and came back. ``stop_requested``: True once the viewer closed the window or pressed q.
+    one was lost and came back. ``cut_short``: set it before ``close`` where the source has more frames than were
+    wanted: sound then ends with the last one. ``stop_requested``: True once the viewer closed the window or pressed q.
     ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every other key
     that is pressed in a window.
     """
@@ -59,6 +65,7 @@ class Sink(ABC):
     frames_written: int = 0
     dropped: int = 0
     gaps: Sequence[Gap] = ()
+    cut_short: bool = False
     stop_requested: bool = False
     on_key: Callable[[str], None] | None = None
     warnings: list[str]
@@ -137,6 +144,7 @@ def open_sink(
     bitrate: int | None = None,
     pix_fmt: str | None = None,
     audio: bool = True,
+    extras: bool = False,
     threads: int = 0,
     keep_partial: bool = False,
     fragmented: bool = False,
@@ -148,7 +156,8 @@ def open_sink(
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
 
     ``codec``, ``crf``, ``preset``, ``encoder``, ``bitrate``, ``pix_fmt``, ``threads``: see
-    :func:`runtime.video.encoders.encoding_for`. ``audio``: copy the source's sound.
+    :func:`runtime.video.encoders.encoding_for`. ``audio``: copy the source's sound. ``extras``: keep what else a video
+    file holds, as :mod:`runtime.video.extras` can: subtitles, chapters, titles, place and time.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
     ``fragmented``: an MP4 stays in pieces, as it is while it is written; such a file can be played while it grows.
     ``segment``: encode a video file anew every so many frames: a :class:`runtime.video.segments.SegmentSink`.
@@ -183,7 +192,12 @@ def open_sink(
         from runtime.video.stream import open_stream
 
         return open_stream(uri, source, width, height, encoding, reconnect, say, audio=audio)
-    settings: dict[str, Any] = {"audio": audio, "keep_partial": keep_partial, "fragmented": fragmented}
+    settings: dict[str, Any] = {
+        "audio": audio,
+        "extras": extras,
+        "keep_partial": keep_partial,
+        "fragmented": fragmented,
+    }
     if segment is None:
         return FileSink(uri, source, width, height, encoding, **settings)
     from runtime.video.segments import SegmentSink
@@ -216,8 +230,6 @@ class NullSink(Sink):
 
 def _numbered_files(pattern: Path) -> list[Path]:
     """Files that ``pattern`` could name, in order of their names."""
-    import re
-
     match = PATTERN.search(pattern.name)
     if match is None:
         return []
@@ -282,10 +294,16 @@ class PictureSink(Sink):
 
 
 def output_color(source: ColorInfo | None, width: int, height: int) -> ColorInfo:
-    """Colour of the file to write: limited range, BT.709 matrix for HD, BT.601 below, as untagged video is read too.
+    """Colour of the file to write: that of the source where it states one, in limited range.
 
-    Primaries and transfer are not converted, so they stay those of the source where it names them.
+    Else the matrix that players assume of a file without tags: BT.709 for HD, BT.601 below. Primaries and transfer are
+    never converted, so they stay those of the source where it names them. (Full range is not kept since swscale rounds
+    its chroma down, by half a level; limited range is rounded to the nearest one.)
     """
+    if source is not None and source.stated and source.matrix != MATRIX_RGB:
+        # the decoder's way from BT.2020 with constant luminance is that without
+        matrix = MATRIX_BT2020 if source.matrix == MATRIX_BT2020_CL else source.matrix
+        return ColorInfo(matrix, False, source.primaries, source.transfer)
     matrix = matrix_for_size(width, height)
     usual = 1 if matrix == MATRIX_BT709 else 6  # BT.709; SMPTE 170M
     primaries = transfer = usual
@@ -355,6 +373,7 @@ class FileSink(Sink):
         encoding: Encoding,
         *,
         audio: bool = True,
+        extras: bool = False,
         keep_partial: bool = False,
         fragmented: bool = False,
     ) -> None:
@@ -368,11 +387,13 @@ class FileSink(Sink):
         self._size = width, height
         self._done = False
         self._audio: _Audio | None = None
+        self._extras: Extras | None = None
         self._container: Any = None
         self._part: PartFile | None = None
         self._first_dts: int | None = None
         self._first_pts = 0
         self._durations: dict[int, int] = {}
+        self._end = 0  # ticks at which the last frame ends
         time_base = sink_time_base(source)
         self._format = FORMATS[uri.path.suffix.lower()]
         with self._guard("cannot be made"):
@@ -386,7 +407,9 @@ class FileSink(Sink):
                 if source.path is None:
                     self.warnings.append(f"{self._final}: without sound: only that of a file can be copied")
                 else:
-                    self._audio = _Audio(source.path, self._container, self.warnings)
+                    self._audio = _Audio(source.path, self._container, self.warnings, named=extras)
+            if extras and source.path is not None:
+                self._extras = Extras(source.path, self._container, self._final.suffix, self._stream, self.warnings)
             self._start = self._first_time(source)
             if self._format in ("mp4", "mov"):
                 # FFmpeg counts a track's late start in milliseconds, rounded down, unless told otherwise
@@ -395,7 +418,6 @@ class FileSink(Sink):
             # the header is left to the first packet: FFmpeg's MP4 writer crashes where none comes
             self._stream.codec_context.open()
         self._scale = Scaler()
-        self._end = 0  # ticks at which the last frame ends
 
     def _add_video(self, source: SourceInfo, encoding: Encoding, time_base: Fraction) -> Any:
         width, height = self._size
@@ -416,6 +438,13 @@ class FileSink(Sink):
         context.time_base = time_base
         context.framerate = rate
         context.sample_aspect_ratio = source.sample_aspect
+        # H.264 and HEVC say the shape of a pixel themselves, MP4 does for the others; PyAV cannot have Matroska say it
+        tells = self._format in ("mp4", "mov") or not re.search("vp9|av1", encoding.encoder)
+        if source.sample_aspect != 1 and not tells:
+            self.warnings.append(
+                f"{self._final}: pixels are {source.sample_aspect} times as wide as high, which this codec cannot say "
+                f"in a {self._final.suffix} file: choose h264 or hevc, or an .mp4 file"
+            )
         context.colorspace = color.matrix
         context.color_range = RANGE_LIMITED
         context.color_primaries = color.primaries
@@ -432,6 +461,8 @@ class FileSink(Sink):
         move = -earliest if earliest > _LATE_START else max(Fraction(0), -source.start)
         if self._audio:
             self._audio.move(move)
+        if self._extras:
+            self._extras.move(move)
         return source.start + move
 
     def write(self, frame: VideoFrame) -> None:
@@ -470,6 +501,8 @@ class FileSink(Sink):
                 self._first_dts = packet.dts
             if self._audio:
                 self._audio.copy(until=packet.dts * packet.time_base)
+            if self._extras:
+                self._extras.copy(until=packet.dts * packet.time_base)
             self._container.mux(packet)
 
     def close(self) -> None:
@@ -490,9 +523,12 @@ class FileSink(Sink):
             packets = self._encode(None)
             self._end_with(packets)
             self._mux(packets)
+            until = self._end * self._ticks.time_base if cut or self.cut_short else None
             if self._audio:
-                self._audio.copy(until=self._end * self._ticks.time_base if cut else None)
+                self._audio.copy(until=until)
                 self._audio.finish()
+            if self._extras:
+                self._extras.copy(until=until)
             self._container.close()
             assert self._part is not None
             self._part.end(complete=True)
@@ -568,6 +604,8 @@ class FileSink(Sink):
     def _free(self) -> None:
         if self._audio:
             self._audio.close()
+        if self._extras:
+            self._extras.close()
         self._durations.clear()
 
 
@@ -583,13 +621,24 @@ class _Track(NamedTuple):
     unframed: Any = None
 
 
+#: What a number of channels stands for where nothing says which they are, as FFmpeg takes it
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+
+
+def _layout_of(context: Any) -> str:
+    """Name of the channels' places. An MP4 with PCM cannot be finished without."""
+    name, count = str(context.layout.name), int(context.layout.nb_channels)
+    return _LAYOUTS.get(count, name) if name == f"{count} channels" else name
+
+
 class _Audio:
     """The sound of the source file, on its way into the output. Reads the file once more, as far as is needed."""
 
-    def __init__(self, path: Path, output: Any, warnings: list[str]) -> None:
+    def __init__(self, path: Path, output: Any, warnings: list[str], *, named: bool = False) -> None:
+        """``named``: the tracks keep their titles, not only their languages."""
         import av
 
-        self._path = path
+        self._path, self._named = path, named
         self._warnings = warnings
         self._output = output
         self._shift = Fraction(0)
@@ -615,18 +664,22 @@ class _Audio:
         if name in self._output.supported_codecs:
             out = self._output.add_stream_from_template(stream)
             framed = name == "aac" and not stream.codec_context.extradata and self._output.format.name in ("mp4", "mov")
+            out.codec_context.layout = _layout_of(stream.codec_context)
             track = _Track(out, None, av.BitStreamFilterContext("aac_adtstoasc", stream) if framed else None)
         else:
             webm = self._output.format.name == "webm"
             context = stream.codec_context
             out = self._output.add_stream("libopus" if webm else "aac", rate=48_000 if webm else context.sample_rate)
-            out.codec_context.layout = context.layout.name
+            # Opus knows these layouts only; others are mapped to them, such as 5.1 with side speakers
+            out.codec_context.layout = _LAYOUTS.get(context.layout.nb_channels, context.layout.name)
             track = _Track(out, out)
             self._warnings.append(
                 f"{self._path.name}: {name} sound does not fit a {self._output.format.name} file and was encoded anew "
                 f"as {'Opus' if webm else 'AAC'}"
             )
-        if language := stream.metadata.get("language"):
+        if self._named:
+            name_track(track.out, stream)
+        elif language := stream.metadata.get("language"):
             track.out.metadata["language"] = language
         return track
 

@@ -56,7 +56,7 @@ _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "srt")
 _PIPED = " (an MP4 can be read from a pipe if its index is in front: ffmpeg -movflags faststart, or frag_keyframe)"
 _UNTIMED = ("mpjpeg", "mjpeg")  # formats without times: FFmpeg makes them up, 25 frames a second
 _TICKS = 90_000  # ticks a second; the usual clock of video
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art, not video
+ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: cover art, not video
 _CLOCK_JUMP = Fraction(1)  # a step back by more than a second is a restarted clock, not a jitter
 
 
@@ -74,6 +74,8 @@ class VideoFrame:
     missing between the frame before and this one. ``damaged``: the decoder could not read all of it, and has filled
     the rest with what it had. ``captured``: when a live source took it, in seconds of ``time.monotonic()``; None for
     files. ``original``: the image before all stages, for a sink that compares; None unless it was asked for.
+    ``cut``: whether another shot begins with it, where somebody has looked at a picture that has become another since;
+    None: nobody has.
     """
 
     image: Frame
@@ -84,6 +86,7 @@ class VideoFrame:
     damaged: bool = False
     captured: float | None = None
     original: Frame | None = None
+    cut: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,16 @@ class Gap:
 
 @dataclass(frozen=True)
 class ColorInfo:
-    """How a video's pixels mean colour; codes of ITU-T H.273. ``matrix`` is resolved, the others may be 2, unknown."""
+    """How a video's pixels mean colour; codes of ITU-T H.273. ``matrix`` is resolved, the others may be 2, unknown.
+
+    ``stated``: the file names its matrix; else it is the one that players assume.
+    """
 
     matrix: int
     full_range: bool
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
+    stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -365,12 +372,13 @@ def color_of(frame: Any) -> ColorInfo:
     if frame.format.is_rgb or name.startswith("pal"):
         return ColorInfo(MATRIX_RGB, True, int(frame.color_primaries), int(frame.color_trc))
     matrix = int(frame.colorspace)
-    if matrix not in SWS_OF_MATRIX:
+    stated_matrix = matrix in SWS_OF_MATRIX
+    if not stated_matrix:
         matrix = matrix_for_size(frame.width, frame.height)
     implied_full = name.startswith(("yuvj", "gray"))
     stated = int(frame.color_range)
     full = stated == RANGE_FULL or (stated != RANGE_LIMITED and implied_full)
-    return ColorInfo(matrix, full, int(frame.color_primaries), int(frame.color_trc))
+    return ColorInfo(matrix, full, int(frame.color_primaries), int(frame.color_trc), stated_matrix)
 
 
 class Scaler:
@@ -497,8 +505,13 @@ class FileSource(Source):
             )
             if getattr(first, "interlaced_frame", False):
                 self.warnings.append(f"{uri.text} is interlaced: frames are used as they are, combing included")
+            depth = max(component.bits for component in first.format.components)
+            if any(component.is_alpha for component in first.format.components) and "gif" not in self.info.codec:
+                self.warnings.append(f"{uri.text} has transparency, which is left out")
             if self.info.color and self.info.color.transfer in (TRANSFER_PQ, TRANSFER_HLG):
                 self.warnings.append(f"{uri.text} is HDR video: it is cut down to 8 bits without tone mapping")
+            elif depth > 8:
+                self.warnings.append(f"{uri.text} has {depth} bits a colour: it is cut down to 8")
         except av.FFmpegError as error:
             self._container.close()
             raise VideoError(f"{uri.text} cannot be opened as video: {_words(error)}") from error
@@ -748,7 +761,7 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
 
 def _video_stream(container: Any, text: str) -> Any:
     for stream in container.streams.video:
-        if not int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE and stream.codec_context is not None:
+        if not int(getattr(stream, "disposition", 0)) & ATTACHED_PICTURE and stream.codec_context is not None:
             return stream
     kinds = sorted({stream.type for stream in container.streams})
     raise VideoError(f"{text} has no video track" + (f", only {' and '.join(kinds)}" if kinds else ""))

@@ -170,6 +170,14 @@ def test_beginnings_count_a_cut_at_a_gap_once(photos: list[Frame]) -> None:
     assert begins.to_dict() == {"cuts": 1, "gaps": 2}
 
 
+def test_a_frame_that_says_itself_whether_it_is_a_cut_is_believed(photos: list[Frame]) -> None:
+    begins = Beginnings()
+    said = [False, False, None, True, None]
+    frames = [VideoFrame(photos[i % 2], Fraction(i, 25), i, cut=cut) for i, cut in enumerate(said)]
+    assert [frame.index for frame in frames if begins(frame)] == [3]
+    assert not any(Beginnings(at_cuts=False)(frame) for frame in frames)
+
+
 def test_without_looking_only_gaps_count(photos: list[Frame]) -> None:
     begins = Beginnings(at_cuts=False)
     frames = [VideoFrame(photo, Fraction(i, 25), i) for i, photo in enumerate([*photos, photos[0]])]

@@ -167,7 +167,12 @@ def test_round_trip(tmp_path: Path, name: str, size: tuple[int, int], settings: 
             assert max(patch_errors(got.image)) <= 2
 
 
-def test_primaries_follow_the_source() -> None:
-    assert output_color(ColorInfo(9, False, 9, 16), 1280, 720) == ColorInfo(1, False, 9, 16)
-    assert output_color(ColorInfo(1, True, 2, 2), 640, 360) == ColorInfo(6, False, 6, 6)
+def test_what_the_source_states_is_kept_and_the_rest_is_usual() -> None:
+    hd, sd = (1280, 720), (640, 360)
+    assert output_color(ColorInfo(9, False, 9, 16), *hd) == ColorInfo(9, False, 9, 16)
+    assert output_color(ColorInfo(1, True, 2, 2), *sd) == ColorInfo(1, False, 2, 2)
+    assert output_color(ColorInfo(10, False, 9, 14), *hd) == ColorInfo(9, False, 9, 14)
+    assert output_color(ColorInfo(6, False, 2, 2, stated=False), *hd) == ColorInfo(1, False, 1, 1)  # it became larger
+    assert output_color(ColorInfo(6, True, 9, 16, stated=False), *sd) == ColorInfo(6, False, 9, 16)
+    assert output_color(ColorInfo(0, True, 2, 13), *sd) == ColorInfo(6, False, 6, 13)  # RGB
     assert output_color(None, 1920, 1080) == ColorInfo(1, False, 1, 1)
