@@ -191,7 +191,12 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
     parser.add_argument("--codec", choices=["h264", "hevc", "vp9"], help="default: h264, vp9 for .webm")
     parser.add_argument("--crf", type=float, metavar="Q", help="quality, smaller is better (default: 18 for h264)")
-    parser.add_argument("--preset", default="veryfast", help="x264/x265 speed (default: veryfast)")
+    parser.add_argument(
+        "--preset",
+        default="light",
+        metavar="NAME",
+        help="x264/x265 speed, ultrafast to placebo; light: x264 with little work, x265 veryfast (default: light)",
+    )
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument(

@@ -22,6 +22,7 @@ import numpy as np
 
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
+from runtime.video.light import LIGHT, X264_LIGHT
 from runtime.video.source import (
     MATRIX_BT709,
     RANGE_FULL,
@@ -129,7 +130,7 @@ def open_sink(
     overwrite: bool = False,
     codec: str | None = None,
     crf: float | None = None,
-    preset: str = "veryfast",
+    preset: str = LIGHT,
     audio: bool = True,
     threads: int = 0,
     keep_partial: bool = False,
@@ -138,7 +139,8 @@ def open_sink(
     """Open OUTPUT ``text`` for frames of ``width`` x ``height`` pixels that come from ``source``.
 
     ``codec``: h264, hevc or vp9; None picks what suits the file (h264, vp9 for .webm). ``crf``: quality, smaller is
-    better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed.
+    better and larger; None is 18 for h264, 20 for hevc, 31 for vp9. ``preset``: x264's and x265's speed, or
+    ``light``, see :mod:`runtime.video.light`; other codecs than h264 take veryfast for it.
     ``audio``: copy the source's sound. ``threads``: of the encoder, 0 = as many as there are cores.
     ``keep_partial``: a video file that is not complete keeps ``.partial`` at the end of its name.
     ``browser``: makes the :class:`runtime.video.browser.BrowserSink` of an output ``http://ADDRESS:PORT``.
@@ -287,15 +289,17 @@ def encoding_for(uri: SinkUri, codec: str | None, crf: float | None, preset: str
         raise UsageError(f"unknown codec {codec}: h264, hevc or vp9")
     if webm and codec != "vp9":
         raise UsageError(f"{uri.text}: a .webm file holds vp9, not {codec}: use .mp4 or .mkv")
+    light = codec == "h264" and preset == LIGHT
+    preset = "veryfast" if preset == LIGHT else preset
     if codec != "vp9" and preset not in PRESETS:
-        raise UsageError(f"unknown preset {preset}: one of {', '.join(PRESETS)}")
+        raise UsageError(f"unknown preset {preset}: {LIGHT}, or one of {', '.join(PRESETS)}")
     quality = {"h264": 18.0, "hevc": 20.0, "vp9": 31.0}[codec] if crf is None else float(crf)
     best = {"h264": 51, "hevc": 51, "vp9": 63}[codec]
     if not 0 <= quality <= best:
         raise UsageError(f"crf {quality:g} is not between 0 and {best}")
     level = f"{quality:g}"
     if codec == "h264":
-        result = Encoding("libx264", (("crf", level), ("preset", preset)), threads)
+        result = Encoding("libx264", (("crf", level), *(X264_LIGHT if light else (("preset", preset),))), threads)
     elif codec == "hevc":
         options = (("crf", level), ("preset", preset), ("x265-params", "log-level=error"))
         result = Encoding("libx265", options, threads, tag="" if uri.path.suffix.lower() == ".mkv" else "hvc1")
