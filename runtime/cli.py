@@ -282,9 +282,10 @@ def encoder_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        default="veryfast",
+        default="light",
         metavar="NAME",
-        help="ultrafast to placebo, or the encoder's own name (default: veryfast)",
+        help="ultrafast to placebo, or the encoder's own name; light: x264 with little work, others veryfast (default: "
+        "light)",
     )
     parser.add_argument(
         "--pix-fmt",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from runtime.errors import UsageError
+from runtime.video.light import LIGHT, X264_LIGHT
 from runtime.video.uri import SinkKind, SinkUri
 
 Options = tuple[tuple[str, str], ...]
@@ -72,7 +73,7 @@ class Encoder:
             return self.presets[name]
         own = [preset for preset in self.own_presets if preset not in PRESETS]
         more = f" or {own[0]} to {own[-1]}" if own else ""
-        raise UsageError(f"unknown preset {name} of {self.name}: one of {', '.join(PRESETS)}{more}")
+        raise UsageError(f"unknown preset {name} of {self.name}: {LIGHT}, or one of {', '.join(PRESETS)}{more}")
 
     def rate(self, crf: float | None, bitrate: int | None) -> Options:
         """The options for a quality or a bit rate in bits a second; both None: the usual quality."""
@@ -260,7 +261,8 @@ def encoding_for(
         uri: the output.
         codec: h264, hevc, av1, vp9, or an encoder by FFmpeg's name such as h264_nvenc; None for what suits the file.
         crf: quality, smaller is better and larger; None for the usual one of the encoder.
-        preset: one of ``PRESETS``, or what the encoder itself calls one.
+        preset: one of ``PRESETS``, what the encoder itself calls one, or ``light``: see :mod:`runtime.video.light`, and
+            ``veryfast`` of other encoders and for live outputs.
         threads: of the encoder, 0 for as many as there are cores.
         encoder: ``software``, ``hardware``, or ``auto``: hardware where some opens here, else software.
         bitrate: mean bits a second, in the place of ``crf``.
@@ -284,13 +286,16 @@ def encoding_for(
     chosen = named or _chosen(codec, encoder, bitrate, pix_fmt)
     if named is not None and encoder == "hardware" and not named.needs:
         raise UsageError(f"{named.name} is no hardware encoder: leave out --encoder hardware")
-    options = (*chosen.rate(crf, bitrate), *chosen.preset(preset), *chosen.always)
+    live = uri.kind is SinkKind.STREAM
+    speed = X264_LIGHT
+    if preset != LIGHT or chosen.name != "libx264" or live:
+        speed = chosen.preset("veryfast" if preset == LIGHT else preset)
+    options = (*chosen.rate(crf, bitrate), *speed, *chosen.always)
     if named is not None and (trouble := trouble_with(named.name)):
         instead = f"--codec {named.codec} encodes in software" if named.needs else "choose another codec"
         raise UsageError(f"{trouble}: {instead}")
     if pix_fmt is not None and as_taken(pix_fmt, formats_of(chosen.name)) is None:
         raise UsageError(_refused(chosen, pix_fmt))
-    live = uri.kind is SinkKind.STREAM
     file_of_apple = not live and uri.path.suffix.lower() != ".mkv"
     return Encoding(
         chosen.name,

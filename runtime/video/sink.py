@@ -25,6 +25,7 @@ from runtime.frames import Frame
 from runtime.video.encoders import Encoding, encoding_for, quiet_encoders
 from runtime.video.extras import Extras, name_track
 from runtime.video.fragments import PartFile, muxer_options
+from runtime.video.light import LIGHT
 from runtime.video.source import (
     MATRIX_BT709,
     MATRIX_BT2020,
@@ -139,7 +140,7 @@ def open_sink(
     overwrite: bool = False,
     codec: str | None = None,
     crf: float | None = None,
-    preset: str = "veryfast",
+    preset: str = LIGHT,
     encoder: str = "software",
     bitrate: int | None = None,
     pix_fmt: str | None = None,

@@ -24,6 +24,7 @@ import numpy as np
 
 from runtime.errors import EndedEarlyError, UsageError, VideoError
 from runtime.frames import Frame
+from runtime.video.convert import LUMA, BgrTo420, bgr_from_planes, plane_of
 from runtime.video.seek import list_packets, seek_frames
 from runtime.video.uri import PATTERN, PICTURE_SUFFIXES, SourceKind, SourceUri, parse_source
 
@@ -382,15 +383,31 @@ def color_of(frame: Any) -> ColorInfo:
 
 
 class Scaler:
-    """One swscale context that is used again and again. ``av.VideoFrame`` in, ``av.VideoFrame`` out."""
+    """One swscale context that is used again and again. ``av.VideoFrame`` in, ``av.VideoFrame`` out.
+
+    From full BGR to 4:2:0 in limited range of the same even size, which is what nearly all video is written in, the way
+    is that of :class:`runtime.video.convert.BgrTo420`.
+    """
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
         self._extra: dict[str, Any] = {"threads": 1}  # the pipeline has threads of its own
+        self._to_420: BgrTo420 | None = None
 
     def __call__(self, frame: Any, **wanted: Any) -> Any:
+        matrix = wanted.get("dst_colorspace")
+        usual = {
+            "format": "yuv420p",
+            "src_color_range": RANGE_FULL,
+            "dst_colorspace": matrix,
+            "dst_color_range": RANGE_LIMITED,
+        }
+        if frame.format.name == "bgr24" and wanted == usual and matrix in LUMA and not (frame.width | frame.height) % 2:
+            if self._to_420 is None or self._to_420.key != (frame.width, frame.height, matrix):
+                self._to_420 = BgrTo420(frame.width, frame.height, matrix)
+            return self._to_420(plane_of(frame.planes[0], 3))
         try:
             return self._reformatter.reformat(frame, interpolation=SWS_FLAGS, **wanted, **self._extra)
         except TypeError:
@@ -409,19 +426,17 @@ class ToBgr:
 
     def __call__(self, frame: Any) -> Frame:
         color = color_of(frame)
-        wanted: dict[str, Any] = {"format": "bgr24", **self._size}
-        if color.matrix != MATRIX_RGB:
-            wanted["src_colorspace"] = SWS_OF_MATRIX[color.matrix]
-            wanted["src_color_range"] = RANGE_FULL if color.full_range else RANGE_LIMITED
-            wanted["dst_color_range"] = RANGE_FULL
-        converted = self._scale(frame, **wanted)
-        plane = converted.planes[0]
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)
-        image = rows[: converted.height, : converted.width * 3].reshape(converted.height, converted.width, 3)
-        # a view on the new frame's own memory where its rows lie without gaps, else the reshape has copied
-        if converted is frame or not image.flags.writeable or not image.flags.c_contiguous:
-            image = image.copy()
-        return image
+        if color.matrix == MATRIX_RGB:
+            return plane_of(self._scale(frame, format="bgr24", **self._size).planes[0], 3).copy()
+        converted = self._scale(
+            frame,
+            format="gbrp",  # swscale is faster at planes, and OpenCV at laying them together, than swscale at both
+            **self._size,
+            src_colorspace=SWS_OF_MATRIX[color.matrix],
+            src_color_range=RANGE_FULL if color.full_range else RANGE_LIMITED,
+            dst_color_range=RANGE_FULL,
+        )
+        return bgr_from_planes(converted)
 
 
 # --- files and streams ----------------------------------------------------------------------------------------------
