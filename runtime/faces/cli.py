@@ -246,11 +246,12 @@ def deid(options: argparse.Namespace) -> int:
         slots: list[Slot] = []
 
         def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
-            size, image = (slot.height, slot.width), images[slots.index(slot)]
+            image = next(image for other, image in zip(slots, images, strict=True) if other.session is slot.session)
             return open_stage(
                 bundle,
                 choice,
-                *size,
+                slot.height,
+                slot.width,
                 tile=slot.tile,
                 threads=options.threads,
                 live=info.live,

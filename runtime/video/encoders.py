@@ -287,7 +287,7 @@ def encoding_for(
     if named is not None and encoder == "hardware" and not named.needs:
         raise UsageError(f"{named.name} is no hardware encoder: leave out --encoder hardware")
     live = uri.kind is SinkKind.STREAM
-    speed = X264_LIGHT
+    speed: Options = X264_LIGHT
     if preset != LIGHT or chosen.name != "libx264" or live:
         speed = chosen.preset("veryfast" if preset == LIGHT else preset)
     options = (*chosen.rate(crf, bitrate), *speed, *chosen.always)

@@ -31,7 +31,7 @@ import numpy as np
 from runtime.errors import VideoError
 from runtime.video.encoders import Encoding
 from runtime.video.nal import parts_of, with_start_codes
-from runtime.video.sink import FileSink
+from runtime.video.sink import FileSink, date
 from runtime.video.source import SourceInfo, VideoFrame
 from runtime.video.uri import SinkUri
 
@@ -166,7 +166,7 @@ class SegmentSink(FileSink):
 
     def _encode(self, picture: Any) -> list[Any]:
         if picture is not None and len(self._ticks_of_segment) == self._length:
-            self._mux(self._dated(self._encoder.encode(None)))
+            self._mux(self._encoded(None))
             self._end_segment()
             self._encoder, self._fresh = self._new_encoder(), True
         if picture is None and self._fresh:
@@ -176,7 +176,13 @@ class SegmentSink(FileSink):
             self._end_of_segment = self._end
             self._undated.append(picture.pts)
             self._fresh = False
-        return self._dated(self._encoder.encode(picture))
+        return self._encoded(picture)
+
+    def _encoded(self, picture: Any) -> list[Any]:
+        packets = self._encoder.encode(picture)
+        if picture is None and not self._packets_of_segment:
+            date(packets)
+        return self._dated(packets)
 
     def _new_encoder(self) -> Any:
         import av

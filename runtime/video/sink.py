@@ -337,6 +337,17 @@ class Ticks:
         self._last = ticks
 
 
+def date(packets: Sequence[Any]) -> None:
+    """Give all packets of a video, in the order in which they are decoded, times for that.
+
+    x265 leaves memory that nobody has written there for a video of fewer frames than it holds back.
+    """
+    shown = sorted(packet.pts for packet in packets)
+    late = max((time - packet.pts for time, packet in zip(shown, packets, strict=True)), default=0)
+    for time, packet in zip(shown, packets, strict=True):
+        packet.dts = time - late
+
+
 def sink_time_base(source: SourceInfo) -> Fraction:
     """The encoder's clock: the source's own, so that every timestamp stays exact."""
     base = source.time_base
@@ -490,6 +501,8 @@ class FileSink(Sink):
     def _encode(self, picture: Any) -> list[Any]:
         """Packets with their times, from a picture or, at the end, None."""
         packets: list[Any] = self._stream.encode(picture)
+        if picture is None and self._first_dts is None:
+            date(packets)
         return packets
 
     def _mux(self, packets: list[Any]) -> None:

@@ -238,5 +238,5 @@ def test_deid_adapts_what_is_behind_the_covers_only(
     assert code == (3 if told["covered_whole"] else 0)
     assert told["adaptive"]["down"] >= 1
     assert told["adaptive"]["stages"][0]["levels"] == ["openvino fp32", "openvino fp16", "openvino int8"]
-    assert told["thresholds"] == {"low": 0.25, "high": 0.6}
+    assert told["thresholds"] == {"low": 0.3, "high": 0.6}
     assert told["faces"] > 0

@@ -218,7 +218,7 @@ def test_pixels_in_the_order_of_hardware() -> None:
         ("o.webm", {"codec": "h264"}, r"a \.webm file holds vp9 or av1, not h264: use \.mp4 or \.mkv"),
         ("o.mov", {"codec": "av1"}, r"a \.mov file holds h264 or hevc, not av1"),
         ("o.mp4", {"codec": "h263"}, r"unknown codec h263: h264, hevc, av1, vp9, or an encoder: libx264"),
-        ("o.mp4", {"preset": "quick"}, r"unknown preset quick of libx264: one of ultrafast"),
+        ("o.mp4", {"preset": "quick"}, r"unknown preset quick of libx264: light, or one of ultrafast"),
         ("o.mp4", {"codec": "av1", "preset": "14"}, r"or 0 to 13"),
         ("o.mp4", {"crf": 99}, r"crf 99 is not between 0 and 51, as libx264 has it"),
         ("o.mp4", {"crf": 20, "bitrate": 1_000_000}, r"give one of them"),

@@ -60,5 +60,5 @@ def test_other_codecs_take_veryfast_for_it(assets: Callable[[str], Path], tmp_pa
     clip = assets("video/carphone_pristine.mp4")
     for codec in ("hevc", "vp9"):
         encoded(clip, tmp_path / f"{codec}.mp4", frames=2, codec=codec)
-    with pytest.raises(UsageError, match="unknown preset quick: light, or one of ultrafast"):
+    with pytest.raises(UsageError, match="unknown preset quick of libx264: light, or one of ultrafast"):
         encoded(clip, tmp_path / "no.mp4", preset="quick")
