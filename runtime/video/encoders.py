@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from runtime.errors import UsageError
 from runtime.video.light import LIGHT, X264_LIGHT
@@ -95,8 +96,12 @@ def _each(option: str, *values: str) -> dict[str, Options]:
     return {preset: ((option, value),) for preset, value in zip(PRESETS, values, strict=True)}
 
 
-def _vp9(preset: str, deadline: str, speed: int) -> tuple[str, Options]:
-    return preset, (("deadline", deadline), ("cpu-used", str(speed)))
+def _in_two(mode: str, realtime: tuple[int, ...], good: tuple[int, ...]) -> dict[str, Options]:
+    """Google's encoders have two modes, ``realtime`` and ``good``, with speeds in each."""
+    speeds = [("realtime", speed) for speed in realtime] + [("good", speed) for speed in good]
+    return {
+        preset: ((mode, name), ("cpu-used", str(speed))) for preset, (name, speed) in zip(PRESETS, speeds, strict=True)
+    }
 
 
 def _nvenc(codec: str, usual: int, most: int = 51) -> Encoder:
@@ -144,6 +149,7 @@ def _v4l2(codec: str) -> Encoder:
 
 _ZERO_DELAY = (("tune", "zerolatency"),)
 _STEADY = (("maxrate", 1), ("bufsize", 2))  # else a clip of eight seconds is up to 31 % too large
+_EVEN = (("minrate", 1), ("maxrate", 1), ("bufsize", 1))  # else they give less where more is of little use
 #: in the order in which they are tried for a codec
 ENCODERS = (
     Encoder("libx264", "h264", "crf", 18, _each("preset", *PRESETS), by_bitrate=_STEADY, live=_ZERO_DELAY),
@@ -170,31 +176,33 @@ ENCODERS = (
         odd_sizes=True,
     ),
     Encoder(
-        "libvpx-vp9",
-        "vp9",
+        "libaom-av1",
+        "av1",
         "crf",
-        31,
-        dict(
-            [
-                _vp9("ultrafast", "realtime", 8),
-                _vp9("superfast", "realtime", 7),
-                _vp9("veryfast", "realtime", 6),
-                _vp9("faster", "realtime", 5),
-                _vp9("fast", "good", 4),
-                _vp9("medium", "good", 3),
-                _vp9("slow", "good", 2),
-                _vp9("slower", "good", 1),
-                _vp9("veryslow", "good", 0),
-                _vp9("placebo", "best", 0),
-            ]
-        ),
+        30,
+        _in_two("usage", (8, 8, 8, 7), (6, 5, 4, 3, 2, 1)),
         most=63,
         whole=True,
         own_presets=tuple(str(number) for number in range(9)),
         preset_option="cpu-used",
         always=(("row-mt", "1"),),
         by_quality=(("b", "0"),),
-        by_bitrate=(("minrate", 1), ("maxrate", 1), ("bufsize", 1)),  # else it gives less where more is of little use
+        by_bitrate=_EVEN,
+        odd_sizes=True,
+    ),
+    Encoder(
+        "libvpx-vp9",
+        "vp9",
+        "crf",
+        31,
+        _in_two("deadline", (8, 7, 6, 5), (4, 3, 2, 1, 0, 0)),
+        most=63,
+        whole=True,
+        own_presets=tuple(str(number) for number in range(9)),
+        preset_option="cpu-used",
+        always=(("row-mt", "1"),),
+        by_quality=(("b", "0"),),
+        by_bitrate=_EVEN,
         odd_sizes=True,
     ),
     _nvenc("h264", 20),
@@ -382,11 +390,10 @@ def trouble_with(encoder: str) -> str:
     quiet_encoders()
     known = next((one for one in ENCODERS if one.name == encoder), None)
     try:
-        context = av.CodecContext.create(encoder, "w")
+        context: Any = av.CodecContext.create(encoder, "w")
     except (av.FFmpegError, ValueError):
         return f"this PyAV has no {encoder}"
     try:
-        assert isinstance(context, av.VideoCodecContext)
         context.width = context.height = _TRIAL
         context.pix_fmt = as_taken("yuv420p", formats_of(encoder)) or formats_of(encoder)[0]
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import subprocess
@@ -33,8 +34,8 @@ from runtime.video.source import SWS_OF_MATRIX, Gap, SourceInfo, VideoFrame
 from runtime.video.uri import STREAM_FORMATS, SinkUri
 
 SLOTS = 4  # frames that are on their way at most: 0.13 s at 30 frames a second, for moments without a processor
-OPENING = 10.0  # seconds in which an output has to be there at first
-STALL = 5.0  # seconds after which a connection that takes no frame counts as lost
+OPENING = 15.0  # seconds in which a connection has to be there
+STALL = 5.0  # seconds after which one that takes no frame counts as lost
 CLOSING = 3.0  # seconds for the last frames and the good-bye
 _ROOT = Path(__file__).parents[2]
 
@@ -146,8 +147,8 @@ class _Link:
         with self._lock:
             if self.ended:
                 return self.error or "it has ended"
-            waiting = not self.opened or len(self._free) < SLOTS
-            return "it does not answer" if waiting and now - self.moved > STALL else ""
+            limit = OPENING if not self.opened else STALL if len(self._free) < SLOTS else math.inf
+            return "it does not answer" if now - self.moved > limit else ""
 
     @property
     def under_way(self) -> int:

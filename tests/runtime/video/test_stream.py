@@ -18,7 +18,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from live_servers import RtspRecorder, free_port, picture, rtsp_encoder
+from live_servers import SYSTEM_PYTHON, RtspRecorder, free_port, picture, rtsp_encoder
 
 from runtime.cli import run
 from runtime.errors import MissingExtraError, VideoError
@@ -331,6 +331,56 @@ def test_gstreamer_that_opencv_has_not(capfd: pytest.CaptureFixture[str]) -> Non
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(VideoError, match=r"^gst:fakesink cannot be opened: it needs an OpenCV with GStreamer"):
         opened("gst:fakesink")
+
+
+PIPELINE = """
+import sys
+from fractions import Fraction
+import numpy as np
+from runtime.errors import VideoError
+from runtime.video.sink import open_sink
+from runtime.video.source import SourceInfo, VideoFrame
+info = SourceInfo("test", 64, 48, Fraction(25), Fraction(1, 25), frame_count=10)
+try:
+    with open_sink(sys.argv[1], source=info, width=64, height=48) as sink:
+        for index in range(10):
+            sink.write(VideoFrame(np.full((48, 64, 3), 20 * index, np.uint8), Fraction(index, 25), index))
+    print(sink.frames_written, sink.dropped)
+except VideoError as error:
+    print(error)
+"""
+
+
+def by_system_python(address: str) -> str:
+    """Ten frames to a pipeline, through the OpenCV of the system, which has GStreamer where it is installed."""
+    look = "import cv2; print('GStreamer:                   YES' in cv2.getBuildInformation())"
+    try:
+        found = subprocess.run([SYSTEM_PYTHON, "-c", look], capture_output=True, text=True, check=False)
+    except OSError:
+        pytest.skip("no Python of the system")
+    if found.stdout.strip() != "True":
+        pytest.skip("no OpenCV with GStreamer here")
+    command = [SYSTEM_PYTHON, "-c", PIPELINE, address]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_gstreamer_gets_the_frames(tmp_path: Path) -> None:
+    written, dropped = map(int, by_system_python(f"gst:pngenc ! multifilesink location={tmp_path}/%02d.png").split())
+    files = sorted(tmp_path.glob("*.png"))
+    assert written == 10
+    assert len(files) == 10 - dropped
+    assert dropped < 6
+    import cv2
+
+    values = [float(cv2.imread(str(file)).mean()) for file in files]
+    assert values[0] == pytest.approx(0, abs=2)
+    assert values == sorted(values)
+
+
+def test_a_pipeline_that_cannot_be_says_how_to_look_for_the_fault() -> None:
+    said = by_system_python("gst:no_such_element ! fakesink")
+    assert said.startswith("gst:no_such_element ! fakesink cannot be opened: ")
+    assert "\n" not in said
 
 
 class FakeCamera:
