@@ -37,11 +37,54 @@ _USUAL = {
 }  # fmt: skip
 
 
-class _Track(NamedTuple):
-    """``out``: subtitle track of the output file; ``converts``: they are written in another form."""
+_LATEST = Fraction(10**7)  # seconds, four months: what is said to come later is damage
 
-    out: Any
-    converts: bool
+
+class _Track:
+    """A track of subtitles. ``out``: the one of the output; ``converts``: they are written in another form."""
+
+    def __init__(self, out: Any, converts: bool, merges: bool = False) -> None:
+        self.out, self.converts = out, converts
+        self.cues = Cues() if merges else None
+        self.last = 0  # when the newest one begins, in the ticks of its packets
+
+
+class Cue(NamedTuple):
+    """What is shown from ``begin`` to ``end``: ``lines``, the first on top."""
+
+    begin: Fraction
+    end: Fraction
+    lines: tuple[bytes, ...]
+
+
+class Cues:
+    """Makes of subtitles that overlap those of which one ends before the next begins, with the lines of all in it."""
+
+    def __init__(self) -> None:
+        self._now = Fraction(0)  # up to here all is said
+        self._shown: list[tuple[Fraction, bytes]] = []  # (end, line)
+
+    def add(self, begin: Fraction, end: Fraction, line: bytes) -> list[Cue]:
+        """Take the next one, seconds, in the order of ``begin``. Returns what is certain by now."""
+        cues = self.ended(begin)
+        if self._shown and self._now < begin:
+            cues.append(Cue(self._now, begin, tuple(line for _, line in self._shown)))
+        self._now = max(self._now, begin)
+        if end > self._now:
+            self._shown.append((end, line))
+        return cues
+
+    def ended(self, until: Fraction | None) -> list[Cue]:
+        """What has ended by ``until``, None: everything; where the next one does not begin before that."""
+        cues = []
+        while self._shown:
+            end = min(end for end, _ in self._shown)
+            if until is not None and end > until:
+                break
+            cues.append(Cue(self._now, end, tuple(line for _, line in self._shown)))
+            self._now = end
+            self._shown = [(later, line) for later, line in self._shown if later > end]
+        return cues
 
 
 class Extras:
@@ -84,12 +127,14 @@ class Extras:
         """Show everything ``seconds`` later than in the source; called once, before the header is written."""
         self._shift = seconds
         chapters = self._input.chapters() if hasattr(self._input, "chapters") else []  # older PyAV has none
+        kept = []
         for chapter in chapters:
-            moved = round(seconds / chapter["time_base"])
-            chapter["start"] = max(0, chapter["start"] + moved)
-            chapter["end"] = max(chapter["start"], chapter["end"] + moved)
-        if chapters:
-            self._output.set_chapters(chapters)
+            base = chapter["time_base"]
+            begin, end = (max(0, chapter[edge] + round(seconds / base)) for edge in ("start", "end"))
+            if begin <= end and end * base < _LATEST:
+                kept.append({**chapter, "start": begin, "end": end})
+        if kept:
+            self._output.set_chapters(kept)
 
     def _keep_tags(self, video: Any, before: list[Any]) -> None:
         tags = {key: value for key, value in self._input.metadata.items() if key.lower() not in _OWN and value}
@@ -135,7 +180,7 @@ class Extras:
         out = self._output.add_stream(wanted)
         out.codec_context.subtitle_header = stream.codec_context.subtitle_header or b""
         out.time_base = out.codec_context.time_base = Fraction(1, 1000)
-        return _Track(out, True)
+        return _Track(out, True, merges=self._kind in _MOVIE)
 
     def _add_attachments(self, streams: list[Any]) -> None:
         covers = [stream for stream in streams if is_cover(stream)]
@@ -194,8 +239,12 @@ class Extras:
         while (packet := self._next()) is not None:
             if until is not None and packet.pts * packet.time_base + self._shift >= until:
                 self._ahead = packet
-                return
+                break
             self._put(packet)
+        for track in self._tracks.values():
+            if track.cues is not None:
+                for cue in track.cues.ended(until):
+                    self._write(track, cue)
 
     def close(self) -> None:
         self._packets = iter(())
@@ -223,25 +272,47 @@ class Extras:
         import av
 
         track = self._tracks[packet.stream.index]
-        base = packet.time_base
-        begin, length = packet.pts + round(self._shift / base), packet.duration or 0
-        if begin < 0:  # the clock was moved: what is over before the first frame is left out
-            begin, length = 0, begin + length
-            if length <= 0:
-                return
-        if packet.stream.codec_context.name == "mov_text" and bytes(packet)[:2] == b"\0\0":
+        context, base = packet.stream.codec_context, packet.time_base
+        begin = packet.pts + round(self._shift / base)
+        end = begin + (packet.duration or 0)
+        # after the clock was moved, some are over before the first frame; and no file has them in another order
+        begin = max(track.last, begin)
+        if end < begin or end * base > _LATEST:
+            return
+        track.last = begin
+        if context.name == "mov_text" and bytes(packet)[:2] == b"\0\0":
             return  # fills the time until the next one, as the muxer does itself
         if track.converts:
             try:
-                texts = packet.stream.codec_context.decode2(packet)
-                if not texts:
-                    return
-                packet = track.out.codec_context.encode_subtitle(texts)
+                read = context.decode2(packet)
+                lines = [subtitle.ass for subtitle in read or ()]
             except (av.FFmpegError, UnicodeDecodeError):
                 return  # a damaged one: leave it out
-            packet.time_base = base
+            for line in lines:
+                cue = Cue(begin * base, end * base, (line,))
+                for each in [cue] if track.cues is None else track.cues.add(cue.begin, cue.end, line):
+                    self._write(track, each)
+            return
         packet.pts = packet.dts = begin
-        packet.duration = length
+        packet.duration = end - begin
+        packet.stream = track.out
+        self._output.mux(packet)
+
+    def _write(self, track: _Track, cue: Cue) -> None:
+        """Write a subtitle whose lines are as ASS has them in Matroska: eight fields, then the text."""
+        import av
+        from av.subtitles.subtitle import SubtitleSet
+
+        head = cue.lines[0].split(b",", 8)[:8]
+        texts = [line.split(b",", 8)[-1] for line in cue.lines]
+        begin, end = (round(time * 1000) for time in cue[:2])
+        subtitle = SubtitleSet.create(text=b",".join([*head, b"\\N".join(texts)]), start=0, end=end - begin, pts=0)
+        try:
+            packet = track.out.codec_context.encode_subtitle(subtitle)
+        except av.FFmpegError:
+            return
+        packet.pts = packet.dts = begin
+        packet.duration, packet.time_base = end - begin, Fraction(1, 1000)
         packet.stream = track.out
         self._output.mux(packet)
 
