@@ -1,9 +1,9 @@
-"""The usual way to compress H.264: almost as small as x264's ``veryfast``, for less than half of its work.
+"""The usual way to compress H.264: about as small as x264's ``veryfast``, for less than half of its work.
 
 Beside a fast generator on a processor the encoder is what is dear: with ``veryfast`` a 1280x720 frame costs a fifth of
-what ``sr-x2`` in INT8 costs. Of what ``veryfast`` does over ``ultrafast`` most gain lies in four things that are cheap:
-arithmetic coding, the deblocking filter, one step of finer motion, and bits for what later frames repeat (mbtree). The
-search for more, and B-frames, cost most and gain least. ``python -m benchmarks.encoding`` measures it.
+what ``sr-x2`` in INT8 costs. Of what ``veryfast`` does over ``ultrafast``, most is gained by what costs little:
+arithmetic coding, the deblocking filter, one step of finer motion, and more bits for what later frames repeat (mbtree).
+``python -m benchmarks.encoding`` measures it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from runtime.video.sink import open_sink
 from runtime.video.source import open_source
 
 
-def encoded(clip: Path, out: Path, frames: int = 60, **settings: Any) -> tuple[int, float]:
+def encoded(clip: Path, out: Path, frames: int = 40, **settings: Any) -> tuple[int, float]:
     """(bytes, PSNR in dB against the frames that were given) of the start of ``clip`` at x264's quality 18."""
     with open_source(str(clip)) as source:
         size = {"width": source.info.width, "height": source.info.height}
@@ -48,17 +48,17 @@ def test_x264_does_what_it_is_told(assets: Callable[[str], Path], tmp_path: Path
 
 
 def test_it_is_about_as_small_and_as_good_as_veryfast(assets: Callable[[str], Path], tmp_path: Path) -> None:
-    clip = assets("video/carphone_pristine.mp4")
+    clip = assets("video/short_hamilton_clip.mp4")
     size, psnr = encoded(clip, tmp_path / "light.mp4")
     usual_size, usual_psnr = encoded(clip, tmp_path / "veryfast.mp4", preset="veryfast")
     ultra_size, _ = encoded(clip, tmp_path / "ultrafast.mp4", preset="ultrafast")
-    assert size < 1.15 * usual_size < 0.8 * ultra_size
-    assert psnr > usual_psnr - 0.5
+    assert size < 1.15 * usual_size < 0.6 * ultra_size
+    assert psnr > usual_psnr - 0.3
 
 
 def test_other_codecs_take_veryfast_for_it(assets: Callable[[str], Path], tmp_path: Path) -> None:
     clip = assets("video/carphone_pristine.mp4")
     for codec in ("hevc", "vp9"):
-        encoded(clip, tmp_path / f"{codec}.mp4", frames=2, codec=codec)
+        encoded(clip, tmp_path / f"{codec}.mp4", frames=8, codec=codec)
     with pytest.raises(UsageError, match="unknown preset quick of libx264: light, or one of ultrafast"):
         encoded(clip, tmp_path / "no.mp4", preset="quick")
