@@ -251,7 +251,8 @@ def test_rtsp_push_survives_a_restarted_server(recorder: tuple[RtspRecorder, Pat
         time.sleep(0.1)  # the server writes what it has received
     assert len(first) >= 20
     assert differs(first[0], 0) < 3
-    assert differs(second[-1], index + 14) < 3
+    # the server may drop what it still holds when it is told that no more comes
+    assert min(differs(second[-1], index + 14), differs(second[-1], index + 13)) < 3
     assert "is lost" in said[0]
     assert "is back after" in said[1]
     assert back < 6
