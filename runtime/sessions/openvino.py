@@ -22,13 +22,24 @@ from runtime.sessions.recurrent import Arrays, Recurrence, Stepper, check_ports
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
 
-@lru_cache(maxsize=1)
+_MAKING_CORE = threading.Lock()
+
+
 def core() -> Any:
     """The process's OpenVINO core; raises :class:`MissingExtraError` without the package."""
+    with _MAKING_CORE:
+        return _core()
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
     try:
         import openvino
     except ImportError:
         raise MissingExtraError("openvino", "cpu") from None
+    # The first array that the binding makes looks numpy up. Two threads that are there at once wait for each other for
+    # ever: one has Python's lock, the other that of the C++ variable which is being made.
+    _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
     return openvino.Core()
 
 

@@ -26,7 +26,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError, ManifestError, MissingExtraError, UsageError
 from runtime.sessions import Choice, Session, available_backends, choose, open_session, runnable
 from runtime.sessions.onnxruntime import OnnxRuntimeSession
-from runtime.sessions.openvino import OpenVinoSession, core, has_bf16
+from runtime.sessions.openvino import OpenVinoSession, has_bf16
 
 pytestmark = pytest.mark.timeout(60)  # a session that waits for ever is a failure like any other
 
@@ -653,7 +653,7 @@ def test_a_session_whose_package_is_missing_names_its_extra(
 ) -> None:
     bundle = bundle_with(tmp_path, "fp32")
     monkeypatch.setitem(sys.modules, backend, None)  # what Python makes of a failed import
-    core.cache_clear()
+    _core.cache_clear()
     with pytest.raises(MissingExtraError, match=rf'{backend} is not installed: pip install "genedge\[cpu\]"'):
         open_session(bundle, Choice(backend, "fp32", "fp32", "asked for"))
 
