@@ -26,7 +26,7 @@ from runtime.bundle import Bundle, open_bundle
 from runtime.errors import GenedgeError, ManifestError, MissingExtraError, UsageError
 from runtime.sessions import Choice, Session, available_backends, choose, open_session, runnable
 from runtime.sessions.onnxruntime import OnnxRuntimeSession
-from runtime.sessions.openvino import OpenVinoSession, has_bf16
+from runtime.sessions.openvino import OpenVinoSession, _core, has_bf16
 
 pytestmark = pytest.mark.timeout(60)  # a session that waits for ever is a failure like any other
 
