@@ -70,11 +70,12 @@ class Receiver:
 
     def _work(self) -> None:
         place = self.address + ("?listen=1" if self._scheme == "tcp" else "")
+        silence = (60, 3 if self._scheme == "udp" else 20)  # seconds; others are told when the sender has gone
         options = {"analyzeduration": "200000", "probesize": "50000"}
         if self._scheme == "rtmp":
             options["listen"] = "1"
         try:
-            with av.open(place, format=FORMATS[self._scheme], options=options, timeout=(20, 2)) as container:
+            with av.open(place, format=FORMATS[self._scheme], options=options, timeout=silence) as container:
                 video = container.streams.video[0]
                 self.codec = video.codec_context.name
                 for decoded in container.decode(video):
@@ -84,7 +85,7 @@ class Receiver:
             pass  # the sender has hung up
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(40)
         assert not self._thread.is_alive()
 
 
