@@ -27,7 +27,7 @@ from runtime.video.sink import Sink, open_sink
 from runtime.video.source import SourceInfo, VideoFrame
 from runtime.video.stream import SLOTS, pipeline_of
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[3]
 LIVE = SourceInfo("test", 64, 48, Fraction(30), Fraction(1, 30), live=True)
 FORMATS = {"udp": "mpegts", "tcp": "mpegts", "rtmp": "flv"}
