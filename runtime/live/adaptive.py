@@ -55,7 +55,9 @@ def ladder(
     geometry = bundle.manifest.geometry
     if geometry.fixed_size is None:
         tile = tile_side(geometry, height, width, tile) or tile  # said, so that it can be gone back to
-    known = sorted((other for other in runnable(bundle) if other.backend == choice.backend), key=_exactness)
+    speeds = _speeds(choice.backend)
+    known = [other for other in runnable(bundle) if other.backend == choice.backend and other.precision in speeds]
+    known.sort(key=_exactness)
     exact = [other for other in known if _exactness(other) < _exactness(choice)] if above else []
     fast = [other for other in known if _exactness(other) > _exactness(choice)]
     larger = fewer_tiles(geometry, height, width, tile)
@@ -63,6 +65,15 @@ def ladder(
     levels += [Level(choice, side) for side in larger]
     levels += [Level(other, larger[-1] if larger else tile) for other in fast]
     return levels, len(exact)
+
+
+def _speeds(backend: str) -> tuple[str, ...]:
+    """Precisions that differ in speed: on a processor fp16 is a matter of storage, and the rest is on the GPU only."""
+    if backend == "onnxruntime":
+        from runtime.sessions import onnxruntime
+
+        return onnxruntime.ON_CUDA if onnxruntime.on_cuda() else ("fp32", "int8")
+    return ("fp32", "bf16", "int8") if backend == "openvino" else ("fp32", "fp16", "int8")
 
 
 def _exactness(choice: Choice) -> int:

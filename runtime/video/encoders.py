@@ -96,14 +96,6 @@ def _each(option: str, *values: str) -> dict[str, Options]:
     return {preset: ((option, value),) for preset, value in zip(PRESETS, values, strict=True)}
 
 
-def _in_two(mode: str, realtime: tuple[int, ...], good: tuple[int, ...]) -> dict[str, Options]:
-    """Google's encoders have two modes, ``realtime`` and ``good``, with speeds in each."""
-    speeds = [("realtime", speed) for speed in realtime] + [("good", speed) for speed in good]
-    return {
-        preset: ((mode, name), ("cpu-used", str(speed))) for preset, (name, speed) in zip(PRESETS, speeds, strict=True)
-    }
-
-
 def _nvenc(codec: str, usual: int, most: int = 51) -> Encoder:
     return Encoder(
         f"{codec}_nvenc",
@@ -149,7 +141,6 @@ def _v4l2(codec: str) -> Encoder:
 
 _ZERO_DELAY = (("tune", "zerolatency"),)
 _STEADY = (("maxrate", 1), ("bufsize", 2))  # else a clip of eight seconds is up to 31 % too large
-_EVEN = (("minrate", 1), ("maxrate", 1), ("bufsize", 1))  # else they give less where more is of little use
 #: in the order in which they are tried for a codec
 ENCODERS = (
     Encoder("libx264", "h264", "crf", 18, _each("preset", *PRESETS), by_bitrate=_STEADY, live=_ZERO_DELAY),
@@ -176,33 +167,21 @@ ENCODERS = (
         odd_sizes=True,
     ),
     Encoder(
-        "libaom-av1",
-        "av1",
-        "crf",
-        30,
-        _in_two("usage", (8, 8, 8, 7), (6, 5, 4, 3, 2, 1)),
-        most=63,
-        whole=True,
-        own_presets=tuple(str(number) for number in range(9)),
-        preset_option="cpu-used",
-        always=(("row-mt", "1"),),
-        by_quality=(("b", "0"),),
-        by_bitrate=_EVEN,
-        odd_sizes=True,
-    ),
-    Encoder(
         "libvpx-vp9",
         "vp9",
         "crf",
         31,
-        _in_two("deadline", (8, 7, 6, 5), (4, 3, 2, 1, 0, 0)),
+        {
+            preset: (("deadline", "realtime" if speed > 4 else "good"), ("cpu-used", str(speed)))
+            for preset, speed in zip(PRESETS, (8, 7, 6, 5, 4, 3, 2, 1, 0, 0), strict=True)
+        },
         most=63,
         whole=True,
         own_presets=tuple(str(number) for number in range(9)),
         preset_option="cpu-used",
         always=(("row-mt", "1"),),
         by_quality=(("b", "0"),),
-        by_bitrate=_EVEN,
+        by_bitrate=(("minrate", 1), ("maxrate", 1), ("bufsize", 1)),  # else it gives less where more is of little use
         odd_sizes=True,
     ),
     _nvenc("h264", 20),
