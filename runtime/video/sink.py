@@ -641,7 +641,11 @@ class _Audio:
         streams: list[Any] = []
         discard: Any = getattr(av.stream, "Discard", None)  # older PyAV has none
         for stream in self._input.streams:
-            if stream.type == "audio" and stream.codec_context is not None:
+            context: Any = stream.codec_context
+            readable = stream.type == "audio" and context is not None
+            if readable and not context.layout.nb_channels:
+                self._warnings.append(f"{path.name}: sound without channels is damaged, and left out")
+            elif readable:
                 self._tracks[stream.index] = self._add(stream)
                 streams.append(stream)
             elif discard is not None:

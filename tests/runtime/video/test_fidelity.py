@@ -374,6 +374,16 @@ def test_a_file_without_sound_stays_so(tmp_path: Path, through: Callable[..., We
     assert not went.said
 
 
+def test_sound_that_is_damaged_beyond_use_is_left_out(tmp_path: Path, through: Callable[..., Went]) -> None:
+    clip = write_clip(tmp_path / "in.mkv", ticks=range(3), sounds=[Sound("pcm_s16le", "mono")])
+    data = clip.read_bytes()
+    assert data.count(b"\x9f\x81\x01") == 1  # Matroska's number of channels
+    clip.write_bytes(data.replace(b"\x9f\x81\x01", b"\x9f\x81\x00"))
+    went = through(clip, "out.webm")
+    assert tracks(went.path, "audio") == []
+    assert went.said == "in.mkv: sound without channels is damaged, and left out"
+
+
 # --- subtitles, chapters, tags, attachments ---------------------------------------------------------------------------
 
 PLAIN = [(100, 400, "Hello"), (500, 900, "two words")]
