@@ -114,11 +114,9 @@ class Extras:
         self._add_attachments(streams)
         self._tell_left_out(streams)
         kept = [stream for stream in subtitles if stream.index in self._tracks]
-        discard: Any = getattr(av.stream, "Discard", None)  # older PyAV has none
-        if discard is not None:
-            for stream in streams:
-                if stream not in kept:
-                    stream.discard = discard.all
+        for stream in streams:
+            if stream not in kept:
+                stream.discard = av.stream.Discard.all
         self._packets: Iterator[Any] = self._input.demux(*kept) if kept else iter(())
 
     # -- before the header is written -----------------------------------------------------------
@@ -126,9 +124,8 @@ class Extras:
     def move(self, seconds: Fraction) -> None:
         """Show everything ``seconds`` later than in the source; called once, before the header is written."""
         self._shift = seconds
-        chapters = self._input.chapters() if hasattr(self._input, "chapters") else []  # older PyAV has none
         kept = []
-        for chapter in chapters:
+        for chapter in self._input.chapters():
             base = chapter["time_base"]
             begin, end = (max(0, chapter[edge] + round(seconds / base)) for edge in ("start", "end"))
             if begin <= end and end * base < _LATEST:
@@ -174,7 +171,7 @@ class Extras:
         if codec in self._output.supported_codecs and not (codec == "text" and self._kind in _MOVIE):
             return _Track(self._output.add_stream_from_template(stream), False)
         wanted = _TEXT_OF[self._kind]
-        if codec not in _TEXT or not hasattr(stream.codec_context, "encode_subtitle"):  # older PyAV cannot
+        if codec not in _TEXT:
             return None
         stream.codec_context.open(strict=False)
         out = self._output.add_stream(wanted)
@@ -187,12 +184,12 @@ class Extras:
         files = [stream for stream in streams if stream.type == "attachment"]
         left_out = []
         for stream in files:
-            if self._kind == "matroska" and hasattr(stream, "data"):
+            if self._kind == "matroska":
                 self._output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
             else:
                 left_out.append(stream.metadata.get("filename", "without a name"))
         for stream in covers:
-            picture = self._picture_of(stream) if hasattr(self._output, "add_attachment") else None
+            picture = self._picture_of(stream)
             codec = stream.codec_context.name if stream.codec_context is not None else ""
             name = stream.metadata.get("filename", f"cover.{'png' if codec == 'png' else 'jpg'}")
             if picture is not None and self._kind == "matroska":
@@ -220,7 +217,7 @@ class Extras:
         videos = [stream for stream in streams if stream.type == "video" and not is_cover(stream)]
         if len(videos) > 1:
             self._say(f"only the first of {len(videos)} video tracks is used")
-        data = [s for s in streams if s.type == "data" and int(getattr(s, "discard", 0)) != _UNREAD]
+        data = [s for s in streams if s.type == "data" and int(s.discard) != _UNREAD]
         if data:
             self._say(f"without {len(data)} data track{'s' * (len(data) > 1)}, such as a time code")
 
@@ -319,7 +316,7 @@ class Extras:
 
 def is_cover(stream: Any) -> bool:
     """Whether a video track is a picture that stands for the file."""
-    return stream.type == "video" and bool(int(getattr(stream, "disposition", 0)) & ATTACHED_PICTURE)
+    return stream.type == "video" and bool(int(stream.disposition) & ATTACHED_PICTURE)
 
 
 def name_track(out: Any, stream: Any) -> None:
@@ -330,8 +327,7 @@ def name_track(out: Any, stream: Any) -> None:
         out.metadata["language"] = language
     if title:
         out.metadata["title"] = title
-    with contextlib.suppress(AttributeError):  # older PyAV cannot
-        out.disposition = int(stream.disposition)
+    out.disposition = int(stream.disposition)
 
 
 def _many(names: list[str], what: str) -> str:

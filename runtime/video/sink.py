@@ -13,6 +13,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -315,6 +316,15 @@ def output_color(source: ColorInfo | None, width: int, height: int) -> ColorInfo
     return ColorInfo(matrix, False, primaries, transfer)
 
 
+def writes_bt2020() -> bool:
+    """Whether this PyAV converts to BT.2020. Up to 17.1 it takes BT.601 in its place, without a word."""
+    import av
+
+    picture = av.VideoFrame(16, 16, "bgr24")
+    converted = Scaler()(picture, format="yuv420p", dst_colorspace=SWS_OF_MATRIX[MATRIX_BT2020])
+    return int(converted.colorspace) == MATRIX_BT2020
+
+
 class Ticks:
     """Turns times in seconds into strictly rising whole ticks of ``time_base``; exact wherever the time is one."""
 
@@ -434,6 +444,8 @@ class FileSink(Sink):
     def _add_video(self, source: SourceInfo, encoding: Encoding, time_base: Fraction) -> Any:
         width, height = self._size
         color = output_color(source.color, width, height)
+        if color.matrix == MATRIX_BT2020 and not writes_bt2020():
+            color = replace(color, matrix=MATRIX_BT709)
         self._to_yuv = {
             "format": encoding.pixel_format(width, height),
             "src_color_range": RANGE_FULL,
@@ -660,13 +672,16 @@ class _Audio:
         self._input: Any = av.open(str(path), metadata_errors="replace")
         self._tracks: dict[int, _Track] = {}
         streams: list[Any] = []
-        discard: Any = getattr(av.stream, "Discard", None)  # older PyAV has none
         for stream in self._input.streams:
-            if stream.type == "audio" and stream.codec_context is not None:
+            context: Any = stream.codec_context
+            readable = stream.type == "audio" and context is not None
+            if readable and context.layout.nb_channels:
                 self._tracks[stream.index] = self._add(stream)
                 streams.append(stream)
-            elif discard is not None:
-                stream.discard = discard.all  # do not read the video once more
+                continue
+            if readable:
+                self._warnings.append(f"{path.name}: sound without channels is damaged, and left out")
+            stream.discard = av.stream.Discard.all  # do not read the video once more
         self._starts = [(s.start_time * s.time_base, s.time_base) for s in streams if s.start_time is not None]
         self.starts: list[Fraction] = [start for start, _ in self._starts]  # seconds on the source's clock
         self._packets: Iterator[Any] = self._input.demux(*streams) if streams else iter(())

@@ -370,8 +370,9 @@ def matrix_for_size(width: int, height: int) -> int:
 def color_of(frame: Any) -> ColorInfo:
     """Colour of a decoded ``av.VideoFrame``, with unknown matrix and range resolved."""
     name = frame.format.name
+    primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
     if frame.format.is_rgb or name.startswith("pal"):
-        return ColorInfo(MATRIX_RGB, True, int(frame.color_primaries), int(frame.color_trc))
+        return ColorInfo(MATRIX_RGB, True, primaries, transfer)
     matrix = int(frame.colorspace)
     stated_matrix = matrix in SWS_OF_MATRIX
     if not stated_matrix:
@@ -379,7 +380,7 @@ def color_of(frame: Any) -> ColorInfo:
     implied_full = name.startswith(("yuvj", "gray"))
     stated = int(frame.color_range)
     full = stated == RANGE_FULL or (stated != RANGE_LIMITED and implied_full)
-    return ColorInfo(matrix, full, int(frame.color_primaries), int(frame.color_trc), stated_matrix)
+    return ColorInfo(matrix, full, primaries, transfer, stated_matrix)
 
 
 class Scaler:
@@ -776,7 +777,7 @@ def _open_container(uri: SourceUri, options: SourceOptions) -> Any:
 
 def _video_stream(container: Any, text: str) -> Any:
     for stream in container.streams.video:
-        if not int(getattr(stream, "disposition", 0)) & ATTACHED_PICTURE and stream.codec_context is not None:
+        if not int(stream.disposition) & ATTACHED_PICTURE and stream.codec_context is not None:
             return stream
     kinds = sorted({stream.type for stream in container.streams})
     raise VideoError(f"{text} has no video track" + (f", only {' and '.join(kinds)}" if kinds else ""))
