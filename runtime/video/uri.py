@@ -26,6 +26,7 @@ STREAM_FORMATS = {
     "srt": "mpegts",
 }
 _PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
+_HIDDEN = r"\1:…@"
 _STREAM_KEY = re.compile(r"^(rtmps?://[^/]+/[^/]+/).+", re.IGNORECASE)
 
 
@@ -98,7 +99,7 @@ class SinkUri:
         """The text for people and reports: without the password, or the key of an RTMP stream."""
         if self.kind is not SinkKind.STREAM:
             return self.text
-        return _STREAM_KEY.sub(r"\1…", _PASSWORD.sub(r"\1:…@", self.text))
+        return _STREAM_KEY.sub(r"\1…", _PASSWORD.sub(_HIDDEN, self.text))
 
 
 def parse_source(text: str) -> SourceUri:
@@ -235,7 +236,7 @@ def _stream_address(text: str, scheme: str) -> str:
     if not host:
         raise UsageError(f"{scheme}://: name the server, as in {scheme}://192.168.1.20:8554/live")
     if port is None and STREAM_FORMATS[scheme] == "mpegts":
-        raise UsageError(f"{text}: name the port, as in {scheme}://{host}:5000")
+        raise UsageError(f"{_PASSWORD.sub(_HIDDEN, text)}: name the port, as in {scheme}://{host}:5000")
     if scheme == "udp" and "pkt_size" not in parts.query:
         return (
             f"{text}{'&' if parts.query else '?'}pkt_size=1316"  # seven packets of a transport stream in one datagram
