@@ -97,7 +97,10 @@ def add_deid_parser(verbs: Any) -> None:
         "--detector", metavar="FILE", help="bundle or YuNet .onnx (default: $GENEDGE_FACE_DETECTOR, YuNet, own)"
     )
     parser.add_argument(
-        "--thresh", type=_share, metavar="S", help="score that covers (default: 0.25, of the own detector 0.3)"
+        "--thresh",
+        type=_share,
+        metavar="S",
+        help="score that covers (default: 0.25, of the own detector in videos 0.3)",
     )
     parser.add_argument(
         "--mask-scale", type=_scale, default=1.6, metavar="F", help="width over that of the face (default: 1.6)"
@@ -153,6 +156,7 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.faces.guard import GuardSettings
     from runtime.faces.methods import BLUR_WARNING, make_method
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
+    from runtime.faces.resolve import LOW
     from runtime.faces.review import Gallery
     from runtime.live.switch import Slot, Switcher, SwitchSession
     from runtime.resume import facts_of, is_complete, open_run
@@ -192,7 +196,9 @@ def deid(options: argparse.Namespace) -> int:
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
         # where frames wait anyway, those that come are searched while the check looks at those that go
         streams = 2 if lookahead and not options.no_recheck else 1
-        detector = _detector(options, options.thresh, streams)
+        # in a picture nothing before and after makes up for a face that is missed
+        low = LOW if options.thresh is None and info.frame_count == 1 else options.thresh
+        detector = _detector(options, low, streams)
         stack.callback(detector.close)
         canary = bank_canary()
         _check_threshold(options, canary, detector, info)

@@ -238,3 +238,13 @@ def test_live_frames_are_dropped_before_they_are_searched(clip: Path, tmp_path: 
     assert told["frames"] + told["dropped"] == len(decoded(clip))
     assert told["frames"] == len(decoded(out))  # every frame that was searched has left, with its own verdict
     assert told["latency"]["capture"]["count"] == told["frames"]
+
+
+def test_the_own_detector_is_believed_earlier_in_a_picture_than_in_a_video(clip: Path, tmp_path: Path, assets) -> None:
+    report = tmp_path / "r.json"
+    lows = []
+    for source, more in ((clip, ()), (assets("faces/crowds/deface_city.jpg"), ()), (clip, ("--thresh", "0.4"))):
+        place = tmp_path / "out_%03d.png"
+        deid("-i", source, "-o", place, "--method", "solid", "--max-frames", 1, "--json", report, "--overwrite", *more)
+        lows.append(json.loads(report.read_text())["thresholds"]["low"])
+    assert lows == [0.3, 0.25, 0.4]
