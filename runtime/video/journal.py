@@ -143,13 +143,11 @@ class Journal:
     def _counts(self) -> dict[Path, int]:
         """How many of the segments each of the files holds that there are."""
         places = (self.moved, self._part, self.output.with_name(self.output.name + PARTIAL), self.output)
-        return {place: self._count(place) for place in places if place.is_file() and place.stat().st_size}
-
-    def _count(self, place: Path) -> int:
-        try:
-            return sum(1 for _ in stored_segments(place, self.whole))
-        except VideoError:
-            return 0
+        return {
+            place: sum(1 for _ in stored_segments(place, self.whole))
+            for place in places
+            if place.is_file() and place.stat().st_size
+        }
 
     def remove(self) -> None:
         """The run is complete, or cannot be continued: nothing of it is left here. The lock stays."""
