@@ -370,7 +370,7 @@ def test_damaged_leftovers(
         least = most = 1
     elif damage == "shorter":
         part.write_bytes(data[: len(data) * 4 // 5])
-        least, most = 1, 3
+        most = 3  # or none, where it ends in the head of a piece: FFmpeg does not open that
     elif damage == "gone":
         part.unlink()
         most = 0
