@@ -1,4 +1,4 @@
-"""De-identification that is killed: what is left holds covered frames only, and --resume goes on exactly or not at all."""
+"""De-identification that is killed: what is left holds covered frames only; --resume goes on exactly, or not at all."""
 
 from __future__ import annotations
 
