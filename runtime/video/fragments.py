@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-PIECE = 500_000  # microseconds of video in a piece of an MP4 at most: the sound of a piece comes behind its video
+PIECE = 500_000  # microseconds of video in a piece at most: in an MP4 its sound comes behind it
 SYNC_EVERY = 1.0  # seconds between two calls that wait for the disk; a power cut costs that much more at most
 
 _MP4_LAST = b"mdat"  # the box that completes a piece
@@ -21,12 +21,12 @@ _VOID = b"\xec"  # an element to pass over
 
 
 def muxer_options(format: str, *, fragmented: bool) -> dict[str, str]:
-    """FFmpeg's options for a file of ``format`` in pieces; Matroska consists of them anyway.
+    """FFmpeg's options for a file of ``format`` in pieces.
 
     Unless ``fragmented``, an MP4 becomes an ordinary file with one index in the end, in place: nothing is copied.
     """
     if format not in ("mp4", "mov"):
-        return {}
+        return {"cluster_time_limit": str(PIECE // 1000)}  # milliseconds
     # the index comes with the first piece, when it is known how late each track starts
     flags = "frag_keyframe+delay_moov+default_base_moof" + "+hybrid_fragmented" * (not fragmented)
     return {"movflags": flags, "frag_duration": str(PIECE)}
