@@ -20,7 +20,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from bundle_factory import write_recurrent_bundle, write_small_bundle
+from bundle_factory import write_conditional_bundle, write_recurrent_bundle, write_small_bundle
 
 from runtime.cli import run
 
@@ -100,7 +100,8 @@ def test_a_folder_becomes_what_run_makes_of_each_file(
         else:
             assert frames_of(out / place) == frames_of(alone)
     content = json.loads(report.read_text())
-    assert content["outcome"] == "complete"
+    assert (content["outcome"], content["jobs"], content["ray"]) == ("complete", 2, None)
+    assert content["stages"][0]["backend"] == "onnxruntime"
     assert [Path(file["output"]).name for file in content["files"]] == ["a.mp4", "b.mkv", "c.png"]
     assert [file["frames"] for file in content["files"]] == [10, 5, 1]
     assert all(file["seconds"] > 0 and file["retries"] == 0 and file["error"] is None for file in content["files"])
@@ -209,6 +210,24 @@ def test_wrong_usage_is_told_at_once(
     monkeypatch.chdir(clips.parent)
     assert batch(bundle, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_codes_reach_the_workers_and_are_part_of_the_job(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle, out = write_conditional_bundle(tmp_path / "tiny-codes"), tmp_path / "out"
+    Path("secret.txt").write_text("correct horse battery staple")
+    picture = clips / "sub" / "c.png"
+    codes = ["--code", "style=c", "--passcode-file", "secret.txt"]
+    assert batch(bundle, picture, "-o", out, *codes) == 0
+    single = ["run", "-b", str(bundle), "-i", str(picture), "-o", "alone.png", "--backend", "onnxruntime", *codes]
+    assert run(single) == 0
+    assert (out / "c.png").read_bytes() == Path("alone.png").read_bytes()
+    assert batch(bundle, picture, "-o", out, *codes) == 0  # done before
+    assert batch(bundle, picture, "-o", out, "--code", "style=a", *codes[2:]) == 1
+    assert "was made from another input, or with other bundles or options" in capsys.readouterr().err
+    assert "horse" not in (out / ".batch.jsonl").read_text()
 
 
 # --- killed and interrupted -------------------------------------------------------------------------------------------
