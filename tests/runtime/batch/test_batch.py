@@ -235,10 +235,10 @@ def test_codes_reach_the_workers_and_are_part_of_the_job(
 
 @pytest.fixture
 def long_clips(make_clip: MakeClip, tmp_path: Path) -> Path:
-    """Four clips of 120 frames: some tenths of a second of work each."""
+    """Four clips of 80 frames: some tenths of a second of work each."""
     folder = tmp_path / "long"
     folder.mkdir()
-    clip = make_clip("clip.mp4", ticks=[3600 * i for i in range(120)], size=(160, 120))
+    clip = make_clip("clip.mp4", ticks=[3600 * i for i in range(80)], size=(96, 72))
     for name in "abcd":
         shutil.copy(clip, folder / f"{name}.mp4")
     clip.unlink()
@@ -260,7 +260,7 @@ def test_a_worker_that_is_killed_costs_nothing(bundle: Path, long_clips: Path, t
     assert sum(file["retries"] for file in files) == 1
     assert {file["outcome"] for file in files} == {"complete"}
     assert all(frames_of(out / f"{name}.mp4") == frames_of(out / "a.mp4") for name in "bcd")
-    assert len(frames_of(out / "a.mp4")) == 120
+    assert len(frames_of(out / "a.mp4")) == 80
 
 
 def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
@@ -280,19 +280,16 @@ def test_ctrl_c_finishes_what_is_under_way_and_the_same_command_goes_on(
     assert batch(bundle, long_clips, "-o", out, "--json", report) == 0
     again = json.loads(report.read_text())["totals"]
     assert (again["skipped"], again["complete"]) == (totals["complete"], totals["left"])
-    assert [len(frames_of(out / f"{name}.mp4")) for name in "abcd"] == [120] * 4
+    assert [len(frames_of(out / f"{name}.mp4")) for name in "abcd"] == [80] * 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_lost_when_the_batch_is_killed(
-    bundle: Path, long_clips: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_nothing_is_lost_when_the_batch_is_killed(bundle: Path, long_clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(bundle, long_clips, "-o", out, "--jobs", "2")
     wait_for(lambda: parts(out), process)
     workers = children(process.pid)
-    process.send_signal(number)
-    assert process.wait() == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    process.kill()
+    process.wait()
     assert process.stderr is not None
     process.stderr.close()
     limit = time.monotonic() + 10
@@ -300,7 +297,7 @@ def test_nothing_is_lost_when_the_batch_is_killed(
         assert time.monotonic() < limit
         time.sleep(0.01)
     assert batch(bundle, long_clips, "-o", out) == 0
-    assert [len(frames_of(out / f"{name}.mp4")) for name in "abcd"] == [120] * 4
+    assert [len(frames_of(out / f"{name}.mp4")) for name in "abcd"] == [80] * 4
 
 
 def test_progress_and_workers_that_keep_dying_are_told(bundle: Path, clips: Path, tmp_path: Path) -> None:
@@ -384,7 +381,7 @@ def test_a_file_made_in_pieces_is_that_of_one_run(bundle: Path, talking: Path, t
     ]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_pieces_that_are_finished_are_not_made_again(
     bundle: Path, talking: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
