@@ -8,7 +8,6 @@ that is kept must still hold what was written, and the last frame before the joi
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -178,9 +177,6 @@ class FileRun:
 
     def complete(self) -> None:
         """The output is what it was to be."""
-        if self._left is not None and self._left not in (self._journal.moved, self._journal.output):
-            with contextlib.suppress(OSError):
-                self._left.unlink()  # under the name that says it is not complete
         self._journal.whole.clear()
 
     def __enter__(self) -> FileRun:

@@ -40,6 +40,7 @@ class Journal:
         self.whole: list[Whole] = []
         self.cuts: list[int] = []
         self._ends = [0]  # of the lines, in bytes
+        self._origin: Path | None = None
         self._read()
 
     def _locked(self) -> int:
@@ -114,7 +115,7 @@ class Journal:
         return self.output.with_name(f".{self.output.stem}.left{self.output.suffix}")
 
     def find(self) -> Path | None:
-        """The file that holds most of the segments, None: there is none. It is moved from where a new one begins.
+        """The file that holds most of the segments, moved out of the way of a new one; None: there is none.
 
         After a kill that is the hidden part; after Ctrl-C or an error the output itself, or what has ``.partial`` at
         the end of its name.
@@ -123,18 +124,22 @@ class Journal:
         best = max(counts, key=lambda place: counts[place], default=None)
         if best is None or not counts[best]:
             return None
-        if best == self._part:
+        if best != self.moved:
             best.replace(self.moved)
-            best = self.moved
-        return best
+            self._origin = best
+        return self.moved
 
     def tidy(self) -> None:
-        """The run ends: what was moved away is not needed where another file holds as much."""
-        if self.moved.exists():
-            counts = self._counts()
-            kept = counts.pop(self.moved, 0)
-            if kept <= max(counts.values(), default=0):
-                self.moved.unlink(missing_ok=True)
+        """The run ends before it is complete: what was moved away is not needed where another file holds as much, and
+        else goes back."""
+        if not self.moved.exists():
+            return
+        counts = self._counts()
+        kept = counts.pop(self.moved, 0)
+        if kept <= max(counts.values(), default=0):
+            self.moved.unlink()
+        elif self._origin is not None and not self._origin.exists():
+            self.moved.replace(self._origin)
 
     @property
     def _part(self) -> Path:
@@ -143,13 +148,11 @@ class Journal:
     def _counts(self) -> dict[Path, int]:
         """How many of the segments each of the files holds that there are."""
         places = (self.moved, self._part, self.output.with_name(self.output.name + PARTIAL), self.output)
-        return {place: self._count(place) for place in places if place.is_file() and place.stat().st_size}
-
-    def _count(self, place: Path) -> int:
-        try:
-            return sum(1 for _ in stored_segments(place, self.whole))
-        except VideoError:
-            return 0
+        return {
+            place: sum(1 for _ in stored_segments(place, self.whole))
+            for place in places
+            if place.is_file() and place.stat().st_size
+        }
 
     def remove(self) -> None:
         """The run is complete, or cannot be continued: nothing of it is left here. The lock stays."""

@@ -116,6 +116,16 @@ def command(bundle: Path, clip: Path, out: Path, *more: str | int) -> list[str]:
     return ["run", "-b", str(bundle), "-i", str(clip), "-o", str(out), *settings, *map(str, more)]
 
 
+@pytest.fixture
+def killed(
+    bundles: dict[str, Path], clip: Path, tmp_path: Path, snapshots: Callable[..., Iterator[Path]]
+) -> Iterator[Path]:
+    """The folder of a killed run of the small bundle, and in ``whole`` beside it one that went through."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    yield from snapshots(command(bundles["small"], clip, folder / "out.mp4"), folder, [FRAMES - 2])
+
+
 # --- continued after a kill -------------------------------------------------------------------------------------------
 
 
@@ -283,17 +293,36 @@ def test_ctrl_c_and_on(bundles: dict[str, Path], assets: Callable[[str], Path], 
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("moment", ["taking over", "opening"])
+def test_stopped_while_what_is_there_is_taken_over(
+    moment: str, killed: Path, bundles: dict[str, Path], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after Ctrl-C, the output itself is what is left."""
+    out, report = killed / "out.mp4", killed / "r.json"
+    (killed / ".out.part.mp4").replace(out)
+    before = played(out)
+    take = SegmentSink.take
+
+    def stopped(sink: SegmentSink, *arguments: Any) -> None:
+        take(sink, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment == "taking over":
+            patch.setattr(SegmentSink, "take", stopped)
+            assert run(command(bundles["small"], clip, out, "--resume")) == 130
+        else:
+            patch.setattr("runtime.video.sink.encoding_for", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run(command(bundles["small"], clip, out, "--resume"))
+            assert played(out) == before
+    assert run(command(bundles["small"], clip, out, "--resume", "--json", report)) == 0
+    assert json.loads(report.read_text())["kept"] == 3 * SEGMENT
+    assert content(out) == content(tmp_path / "whole" / "out.mp4")
+    assert leftovers(killed) == []
+
+
 # --- what is refused, and what is begun again -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def killed(
-    bundles: dict[str, Path], clip: Path, tmp_path: Path, snapshots: Callable[..., Iterator[Path]]
-) -> Iterator[Path]:
-    """The folder of a killed run of the small bundle, and in ``whole`` beside it one that went through."""
-    folder = tmp_path / "whole"
-    folder.mkdir()
-    yield from snapshots(command(bundles["small"], clip, folder / "out.mp4"), folder, [FRAMES - 2])
 
 
 def test_another_run_is_not_continued(
@@ -354,7 +383,7 @@ def test_begun_again_without_resume(
     assert leftovers(killed) == []
 
 
-@pytest.mark.parametrize("damage", ["last byte", "half", "gone", "journal cut", "journal of nonsense"])
+@pytest.mark.parametrize("damage", ["last byte", "shorter", "gone", "journal cut", "journal of nonsense"])
 def test_damaged_leftovers(
     damage: str, killed: Path, bundles: dict[str, Path], clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,9 +397,9 @@ def test_damaged_leftovers(
         data[data.find(packets[2 * SEGMENT - 1]) + len(packets[2 * SEGMENT - 1]) - 1] ^= 1
         part.write_bytes(data)
         least = most = 1
-    elif damage == "half":
-        part.write_bytes(data[: len(data) // 2])
-        least, most = 1, 2
+    elif damage == "shorter":
+        part.write_bytes(data[: len(data) * 4 // 5])
+        most = 3  # or none, where it ends in the head of a piece: FFmpeg does not open that
     elif damage == "gone":
         part.unlink()
         most = 0

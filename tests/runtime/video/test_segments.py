@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import VideoError
-from runtime.video.segments import SegmentFile, SegmentSink, Whole, join, plan_segments, stored_segments
-from runtime.video.sink import open_sink
+from runtime.video.segments import SegmentFile, SegmentSink, Whole, join, plan_segments, repeatable, stored_segments
+from runtime.video.sink import Encoding, open_sink
 from runtime.video.source import open_source
 
 LENGTH = 16
@@ -104,6 +104,16 @@ def test_joined_parts_are_one_run(
         exact = Fraction(1, 1000) if name.endswith(("mkv", "webm")) else Fraction(0)
         times = [(frame.pts, other.pts) for frame, other in zip(before, after, strict=True)]
     assert all(abs(one - other) <= exact for one, other in times)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_x264_is_told_to_do_without_avx512(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.video.segments._has_avx512", lambda: has)
+    plain, own = Encoding("libx264", (("crf", "18"),)), Encoding("libx264", (("x264-params", "keyint=50"),))
+    assert ("asm=" in dict(repeatable(plain).options).get("x264-params", "")) == has
+    assert dict(repeatable(own).options)["x264-params"].startswith("keyint=50:asm=" if has else "keyint=50")
+    assert "AVX512" not in str(repeatable(plain)).upper()
+    assert repeatable(Encoding("libx265", ())) == Encoding("libx265", ())
 
 
 def test_sound_and_a_late_start(tmp_path: Path, assets: Callable[[str], Path]) -> None:
