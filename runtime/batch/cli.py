@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -112,6 +112,7 @@ def batch(options: argparse.Namespace) -> int:
 
     if options.jobs == 0:
         raise UsageError("--jobs must be at least 1")
+    _make_absolute(options)
     bundles = [open_bundle(place) for place in options.bundle]
     images_of(options.image, bundles)
     choices = [choose(bundle, options.backend, options.precision) for bundle in bundles]
@@ -182,6 +183,17 @@ def _check_encoding(options: argparse.Namespace, found: Collection) -> None:
             errors.append(error)
     if errors and len(errors) == len(places):
         raise errors[0]
+
+
+def _make_absolute(options: argparse.Namespace) -> None:
+    """Let the paths in ``options`` that workers read be those of this process, wherever they run."""
+    for name in ("passcode_file", "engine_cache", "timing_cache"):
+        if (path := getattr(options, name)) is not None:
+            setattr(options, name, path.absolute())
+    options.code = [
+        (name, str(Path(value).absolute()) if value.lower().endswith(".png") and Path(value).is_file() else value)
+        for name, value in options.code
+    ]
 
 
 def _make_folder(out: Path) -> None:
@@ -353,6 +365,10 @@ class _Batch:
             retries = sum(file.progression.retries for file in self.files if file.progression is not None)
             content = {
                 "outcome": outcome,
+                "jobs": self.jobs,
+                "threads": self.settings.threads,
+                "ray": self.options.ray,
+                "stages": [asdict(choice) for choice in self.settings.choices],
                 "files": [file.to_dict() for file in self.files],
                 "totals": {**totals, "frames": frames, "seconds": seconds, "fps": speed, "retries": retries},
             }

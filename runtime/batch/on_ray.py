@@ -64,10 +64,9 @@ class Cluster:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="error",
-                configure_logging=True,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise GenedgeError(f"no Ray cluster at {address}: {error}") from error
+            raise GenedgeError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from error
 
     def share(self, threads: int, jobs: int | None) -> tuple[int, int]:
         """(threads of a worker, workers at once) for what the user said, 0 and None where that is nothing.

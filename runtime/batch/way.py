@@ -37,7 +37,8 @@ class FileWork:
         self._job, self._jobs, self._segment = job, jobs, segment
         self._divide, self._max_frames = divide, max_frames
         self._planned = Planned(None, False)
-        self._in_vain = 0  # frames of pieces
+        self._notes: list[PieceNote] = []
+        self._made = 0  # frames in pieces
         self._unfit = False
         self._stages = self._way()
 
@@ -52,8 +53,12 @@ class FileWork:
         self.warnings += [warning for warning in made.warnings if warning not in self.warnings]
         self._unfit = self._unfit or made.unfit
         if isinstance(task, Piece):
-            self._in_vain += made.frames
-        return made.frames - (self._in_vain if isinstance(task, Whole) else 0)
+            self._made += made.frames
+            if made.note is None:
+                self._unfit = True
+            else:
+                self._notes.append(made.note)
+        return made.frames - (self._made if isinstance(task, Whole) else 0)  # then the pieces were in vain
 
     def _way(self) -> Iterator[list[Any]]:
         if not self.pair.is_picture:
@@ -73,17 +78,17 @@ class FileWork:
     def _in_pieces(self, total: int, capped: bool) -> Iterator[list[Any]]:
         """Ends early, ``_unfit`` being set, where the pieces do not make the file."""
         folder = folder_of(self.pair.output)
-        kept = kept_pieces(folder, self._job, self.pair.output.suffix)
-        self.kept = sum(note.frames for note in kept)
-        todo = list(missing(total, capped, kept, self._jobs, self._segment))
+        self._notes = kept_pieces(folder, self._job, self.pair.output.suffix)
+        self.kept = sum(note.frames for note in self._notes)
+        todo = list(missing(total, capped, self._notes, self._jobs, self._segment))
         if todo:
             yield [Piece(self.pair, self._job, start, stop) for start, stop in todo]
-        starts = sorted([note.start for note in kept] + [start for start, _ in todo])
-        self._unfit = self._unfit or not are_whole([PieceNote.read(folder, start) for start in starts])
+        notes = sorted(self._notes, key=lambda note: note.start)
+        self._unfit = self._unfit or not are_whole(notes)
         if self._unfit:
             return
-        self.pieces = len(starts)
-        yield [Join(self.pair, tuple(starts))]
+        self.pieces = len(notes)
+        yield [Join(self.pair, tuple(notes))]
         if not self._unfit:
             remove(folder)
 

@@ -131,15 +131,17 @@ class Join:
     """The task of making the file from all its pieces, and its sound."""
 
     pair: FilePair
-    starts: tuple[int, ...]
+    notes: tuple[PieceNote, ...]
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a task has made. ``unfit``: it cannot be part of the file, which has to be made as a whole instead."""
+    """What a task has made. ``note``: of a piece; None: it cannot be part of the file, which has to be made as a whole.
+    ``unfit``: the same of pieces that were joined."""
 
     frames: int
     warnings: tuple[str, ...] = ()
+    note: PieceNote | None = None
     unfit: bool = False
 
 
@@ -201,20 +203,19 @@ class Workshop:
                 source.skip(piece.start)
                 sink, size = self._run(source, path, most, tell, whole=False)
             except EndedEarlyError:
-                return Made(0, unfit=True)
+                return Made(0)
             assert isinstance(sink, SegmentSink)
             note = PieceNote(piece.start, piece.stop, sink.frames_written, size, tuple(sink.whole))
             note.write(folder, piece.job)
-            return Made(sink.frames_written, tuple(source.warnings))
+            return Made(sink.frames_written, tuple(source.warnings), note)
 
     def _join(self, task: Join) -> Made:
         from runtime.video.segments import SegmentFile, SegmentSink, join, stored_segments
 
         folder, suffix = folder_of(task.pair.output), task.pair.output.suffix
-        notes = [PieceNote.read(folder, start) for start in task.starts]
-        parts = [SegmentFile(piece_path(folder, note.start, suffix), note.whole) for note in notes if note.whole]
+        parts = [SegmentFile(piece_path(folder, note.start, suffix), note.whole) for note in task.notes if note.whole]
         with self._source(task.pair) as source:
-            sink = self._sink(task.pair.output, source.info, notes[0].size, whole=True)
+            sink = self._sink(task.pair.output, source.info, task.notes[0].size, whole=True)
             assert isinstance(sink, SegmentSink)
             try:
                 join(parts, sink)

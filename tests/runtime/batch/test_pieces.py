@@ -102,9 +102,10 @@ def done(work: FileWork, pieces: list[object], frames: int = SEGMENT) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for piece in pieces:
         assert isinstance(piece, Piece)
-        note(piece.start, piece.stop, frames).write(folder, "job")
+        made = note(piece.start, piece.stop, frames)
+        made.write(folder, "job")
         piece_path(folder, piece.start, ".mp4").touch()
-        work.take(piece, Made(frames))
+        work.take(piece, Made(frames, (), made))
 
 
 def test_a_long_video_is_planned_made_in_pieces_and_joined(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_long_video_is_planned_made_in_pieces_and_joined(tmp_path: Path) -> No
     done(work, pieces)
     (join,) = work.ready()
     assert isinstance(join, Join)
-    assert join.starts == (0, SEGMENT, 2 * SEGMENT)
+    assert [piece.start for piece in join.notes] == [0, SEGMENT, 2 * SEGMENT]
     assert folder_of(work.pair.output).exists()
     assert work.take(join, Made(0, ("the sound was encoded anew",))) == 0
     assert work.ready() == []
@@ -132,7 +133,7 @@ def test_an_interrupted_video_needs_only_the_other_pieces(tmp_path: Path) -> Non
     done(again, pieces)
     (join,) = again.ready()
     assert isinstance(join, Join)
-    assert len(join.starts) == 4
+    assert [piece.start for piece in join.notes] == [0, SEGMENT, 2 * SEGMENT, 3 * SEGMENT]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_pieces_that_do_not_make_the_file_are_thrown_away(tmp_path: Path, where:
     pieces = planned(work, 3 * SEGMENT)
     done(work, pieces, SEGMENT - (where == "length"))
     if where == "piece":
-        assert work.take(pieces[1], Made(0, unfit=True)) == 0
+        assert work.take(pieces[1], Made(0)) == 0
     (task,) = work.ready()
     if where == "join":
         assert isinstance(task, Join)
