@@ -20,6 +20,7 @@ from runtime.cli import (
     open_input_as_told,
     run_told,
     say,
+    say_hardware,
     say_latency,
     shown_output,
     sink_as_told,
@@ -246,6 +247,7 @@ def deid(options: argparse.Namespace) -> int:
                 **outputs,
             )
         )
+        say_hardware(sink)
         switcher = None
         if slots:
             controls = Controls([bundle.manifest for bundle in bundles])
