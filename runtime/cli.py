@@ -630,6 +630,7 @@ def _run(options: argparse.Namespace) -> int:
                 **outputs,
             )
         )
+        say_hardware(sink)
         page = sink if isinstance(sink, BrowserSink) else None
         switcher = _switcher(stack, page, slots, images, controls, options, engines, hides) if slots else None
         adaptive = adapting(options, stack, switcher, source)
@@ -818,6 +819,14 @@ def run_told(
             tell(reports[0], outcome, error)
 
 
+def say_hardware(sink: Sink) -> None:
+    """Which encoder of this machine's hardware compresses the video; nothing for others."""
+    from runtime.video.encoders import is_hardware
+
+    if is_hardware(sink.encoder):
+        say(f"{sink.encoder} compresses the video")
+
+
 def say_latency(report: PipelineReport) -> None:
     """What a live run's frames took, and what it left out; nothing for files."""
     capture = report.latency.get("capture")
@@ -919,6 +928,7 @@ class _Job:
                 "uri": shown_output(self.options),
                 "width": self.size[0],
                 "height": self.size[1],
+                "encoder": self.sink.encoder,
                 "dropped": self.sink.dropped,
                 "gaps": [asdict(gap) for gap in self.sink.gaps],
             },

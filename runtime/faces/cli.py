@@ -23,6 +23,7 @@ from runtime.cli import (
     open_input_as_told,
     run_told,
     say,
+    say_hardware,
     say_latency,
     shown_output,
     sink_as_told,
@@ -308,6 +309,7 @@ def deid(options: argparse.Namespace) -> int:
                 **outputs,
             )
         )
+        say_hardware(sink)
         switcher = None
         if slots:
             switcher = Switcher(slots, opens, controls, say, resizes=False, backend=options.backend)

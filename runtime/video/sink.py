@@ -57,13 +57,14 @@ _LATE_START = Fraction(1)  # a clock that starts later than this (MPEG-TS) is mo
 class Sink(ABC):
     """Takes frames one after the other, from one thread. A context manager: leaving it by an exception aborts.
 
-    ``frames_written``: frames taken so far. ``dropped``: those of them that a live output has left out. ``gaps``: where
-    one was lost and came back. ``cut_short``: set it before ``close`` where the source has more frames than were
-    wanted: sound then ends with the last one. ``stop_requested``: True once the viewer closed the window or pressed q.
-    ``warnings``: sentences about what could not be kept; read them at the end. ``on_key``: called with every other key
-    that is pressed in a window.
+    ``encoder``: FFmpeg's encoder, of video. ``frames_written``: frames taken so far. ``dropped``: those of them that a
+    live output has left out. ``gaps``: where one was lost and came back. ``cut_short``: set it before ``close`` where
+    the source has more frames than were wanted: sound then ends with the last one. ``stop_requested``: True once the
+    viewer closed the window or pressed q. ``warnings``: sentences about what could not be kept; read them at the end.
+    ``on_key``: called with every other key that is pressed in a window.
     """
 
+    encoder: str = ""
     frames_written: int = 0
     dropped: int = 0
     gaps: Sequence[Gap] = ()
@@ -407,6 +408,7 @@ class FileSink(Sink):
         self._unfinished = uri.path.with_name(uri.path.name + PARTIAL) if keep_partial else uri.path
         self._temporary = uri.path.with_name(f".{uri.path.stem}.part{uri.path.suffix}")
         self._size = width, height
+        self.encoder = encoding.encoder
         self._done = False
         self._audio: _Audio | None = None
         self._extras: Extras | None = None

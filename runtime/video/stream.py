@@ -79,6 +79,7 @@ def open_stream(
         "silence": STALL,
     }
     sink = LiveSink(Sending(uri.shown, job), source, width, height, reconnect, say)
+    sink.encoder = encoding.encoder
     if audio and source.audio:
         sink.warnings.append(f"{uri.shown}: without sound: a live output has pictures only")
     return sink

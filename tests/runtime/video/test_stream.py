@@ -469,7 +469,7 @@ def test_a_run_to_a_stream_tells_what_it_left_out(tmp_path: Path, make_clip: Any
     receiver.join()
     told = json.loads(report.read_text())["output"]
     dropped = told.pop("dropped")
-    assert told == {"uri": receiver.address, "width": 128, "height": 96, "gaps": []}
+    assert told == {"uri": receiver.address, "width": 128, "height": 96, "encoder": "libx264", "gaps": []}
     assert len(receiver.images) == 12 - dropped
     assert receiver.images[0].shape == (96, 128, 3)
 
