@@ -140,7 +140,7 @@ def stages_of(bundle: Bundle, choice: Choice, path: str, frames: int, rounds: in
         sws_matrix = SWS_OF_MATRIX[matrix_for_size(out_width, out_height)]
         if out_width % 2 or out_height % 2 or sws_matrix not in LUMA:
             raise GenedgeError("the stages are measured on even sizes only")
-        wanted = {"format": "yuv420p", "src_color_range": RANGE_FULL, "dst_color_range": RANGE_LIMITED}
+        wanted: dict[str, Any] = {"format": "yuv420p", "src_color_range": RANGE_FULL, "dst_color_range": RANGE_LIMITED}
         wanted["dst_colorspace"] = sws_matrix
         given = [av.VideoFrame.from_numpy_buffer(image, format="bgr24") for image in outputs]
         written = [scaler(frame, **wanted) for frame in given]
@@ -149,7 +149,7 @@ def stages_of(bundle: Bundle, choice: Choice, path: str, frames: int, rounds: in
         with av.open(path) as container:
             bits = sum(packet.size for packet in container.demux(video=0)) * 8e-6
             bits /= max(1, container.streams.video[0].frames)
-        packed = {"interpolation": SWS_FLAGS, "threads": 1}
+        packed: dict[str, Any] = {"interpolation": SWS_FLAGS, "threads": 1}
         memory = "memory, as in a plain copy"
         computing = f"{choice.precision} products, as in a large matrix" if peak else "multiplications"
         stages = [

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from bundle_factory import write_small_bundle
 
-from benchmarks import live
+from benchmarks import common, live
+from runtime.pipeline import PipelineReport
+from runtime.stats import LatencySummary
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -31,6 +33,30 @@ def test_a_short_run_meets_its_targets(assets: Callable[[str], Path], tmp_path: 
     assert verdicts["sound against pictures"] == "met"
     assert figures["drift_ms"] < 2
     assert set(verdicts) >= {"latency, 95th percentile", "growth of resident memory"}
+
+
+@pytest.mark.slow
+def test_twenty_seconds_need_no_more_than_the_first_two(assets: Callable[[str], Path], tmp_path: Path) -> None:
+    clip, bundle = assets("video/carphone_pristine.mp4"), write_small_bundle(tmp_path / "tiny-x2")
+    found = tmp_path / "found.json"
+    live.main(["--bundle", str(bundle), "--input", str(clip), "--minutes", "0.33", "--json", str(found)])
+    content = json.loads(found.read_text())
+    targets = {target["name"].partition(": ")[2]: target for target in content["targets"]}
+    for what in ("growth of resident memory", "more threads in the second half", "more open files in the second half"):
+        assert targets[what]["verdict"] == "met", targets[what]["measured"]
+
+
+@pytest.mark.parametrize(("load", "verdict"), [(0.1, "MISSED"), (0.9, "skipped")])
+def test_where_others_are_busy_latency_is_not_judged(load: float, verdict: str) -> None:
+    slow, fast = (LatencySummary(9, *[ms] * 5) for ms in (500.0, 10.0))
+    latency = {"capture": slow, "infer": fast, "write": fast}
+    report = PipelineReport(9, 0, 1.0, 9.0, False, latency, {}, {}, 1, 1, None, 1, None)
+    run = live.LiveRun(report, 40.0, [live.Use(0.0, 1, 1, 1)] * 2, None, (4, 4), "cpu", 1, load)
+    result = common.Result("live", {})
+    live.add(result, "x", run)
+    (target,) = [target for target in result.targets if "latency" in target.name]
+    assert target.verdict == verdict
+    assert "500.0 ms" in target.measured
 
 
 def test_drift_is_the_worst_distance() -> None:
