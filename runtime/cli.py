@@ -126,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     chain_options(running)
     adaptive_option(running, "what is run")
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
+    running.add_argument(
+        "--dump-raw",
+        type=Path,
+        metavar="FILE",
+        help="also write every frame before it is encoded, as raw bytes (height x width x 3, BGR)",
+    )
     video_options(running)
     json_option(running)
     running.set_defaults(verb=_run)
@@ -567,6 +573,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.browser import BrowserSink
+    from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
 
     replaces = options.overwrite or options.resume
@@ -609,9 +616,8 @@ def _run(options: argparse.Namespace) -> int:
             controls.attach(len(stages) - 1, session, height, width)
             say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
             height, width = height * session.scale, width * session.scale
-        file_run = open_run(
-            options, source.info, lambda: facts_of(options, source.info, zip(bundles, choices, strict=True)), say
-        )
+        models = zip(bundles, choices, strict=True)
+        file_run = open_run(options, source.info, lambda: facts_of(options, source.info, models), say)
         if file_run is not None:
             stack.enter_context(file_run)
             controls.on_change = file_run.stop_noting
@@ -635,7 +641,8 @@ def _run(options: argparse.Namespace) -> int:
         switcher = _switcher(stack, page, slots, images, controls, options, engines, hides) if slots else None
         adaptive = adapting(options, stack, switcher, source)
         compares = page is not None
-        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher, file_run, adaptive, compares)
+        taking = sink if options.dump_raw is None else stack.enter_context(DumpingSink(sink, options.dump_raw))
+        job = _Job(options, source, taking, bundles, choices, stages, controls, switcher, file_run, adaptive, compares)
         steer(stack, options, controls, sink)
         return job.run()
 

@@ -43,6 +43,8 @@ def is_complete(options: argparse.Namespace) -> bool:
     """
     if not options.resume:
         return False
+    if options.dump_raw is not None:
+        raise UsageError("--dump-raw writes what is computed in this run, and --resume leaves frames out: give one")
     source, sink = parse_source(options.input), parse_sink(options.output)
     if sink.kind is not SinkKind.FILE or source.kind is not SourceKind.FILE or options.realtime:
         raise UsageError("--resume continues a run from a video file to a video file: leave it out")
@@ -91,7 +93,7 @@ def open_run(
 
     ``facts``: what :func:`facts_of` gives.
     """
-    if info.live or info.path is None or parse_sink(options.output).kind is not SinkKind.FILE:
+    if info.live or info.path is None or parse_sink(options.output).kind is not SinkKind.FILE or options.dump_raw:
         return None
     return FileRun(options, facts(), say)
 
