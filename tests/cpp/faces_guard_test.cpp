@@ -1,14 +1,13 @@
 // The guard gives the verdicts of tests/data/traces, which tests/face_traces.py describes and Python's guard gives too.
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <set>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "check.hpp"
 #include "genedge/faces/guard.hpp"
 
 using genedge::faces::Box;
@@ -22,13 +21,10 @@ using nlohmann::json;
 
 namespace {
 
-int failures = 0;
 std::string place;
 
 void differs(const std::string& what, const json& got, const json& expected) {
-  std::fprintf(stderr, "%s: %s: got %s, expected %s\n", place.c_str(), what.c_str(), got.dump().c_str(),
-               expected.dump().c_str());
-  ++failures;
+  check(false, place + ": " + what + ": got " + got.dump() + ", expected " + expected.dump(), __FILE__, __LINE__);
 }
 
 void same(const std::string& what, const json& got, const json& expected) {
@@ -161,8 +157,8 @@ int main(int argc, char** argv) {
   for (const auto& entry : std::filesystem::directory_iterator(argv[1])) paths.insert(entry.path());
   for (const auto& path : paths) {
     place = path.stem().string();
-    check_trace(json::parse(std::ifstream(path)));
+    check_trace(json::parse(read_file(path.string())));
   }
-  std::printf("%zu traces, %d differences\n", paths.size(), failures);
-  return failures == 0 && paths.size() >= 12 ? 0 : 1;
+  CHECK(paths.size() >= 12);
+  return result();
 }

@@ -9,12 +9,14 @@
 #include <iterator>
 #include <map>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "faces/match.h"
 #include "faces/regions.h"
 #include "faces/track.h"
 #include "genedge/error.hpp"
+#include "text.hpp"
 
 namespace genedge::faces {
 namespace {
@@ -170,14 +172,11 @@ void GuardSettings::check() const {
                  {"smallest_sure", smallest_sure, 0, 1e5}};
   for (const auto& range : kRanges) {
     if (range.least <= range.value && range.value <= range.most) continue;
-    char text[160];
-    std::snprintf(text, sizeof text, "%s must be %g to %g, not %g", range.name, range.least, range.most, range.value);
-    throw UsageError(text);
+    throw UsageError(std::string(range.name) + " must be " + general(range.least) + " to " + general(range.most) +
+                     ", not " + general(range.value));
   }
   if (low > high) {
-    char text[160];
-    std::snprintf(text, sizeof text, "the low score (%g) must not be above the high one (%g)", low, high);
-    throw UsageError(text);
+    throw UsageError("the low score (" + general(low) + ") must not be above the high one (" + general(high) + ")");
   }
 }
 

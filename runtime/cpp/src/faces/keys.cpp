@@ -3,8 +3,8 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "genedge/bundle.hpp"
 #include "genedge/error.hpp"
+#include "sha256.hpp"
 
 namespace genedge::faces {
 namespace {
@@ -13,24 +13,20 @@ constexpr std::size_t kBlock = 64;  // bytes of a block of SHA-256
 constexpr int kKeyBytes = 32;
 constexpr int kMostExpanded = 255 * 32;  // bytes; RFC 5869, section 2.3
 
-std::string sha256(const std::string& data) {
-  const std::string digits = sha256_hex(data);
-  std::string bytes;
-  for (std::size_t place = 0; place < digits.size(); place += 2) {
-    bytes.push_back(static_cast<char>(std::stoi(digits.substr(place, 2), nullptr, 16)));
-  }
-  return bytes;
+std::string hashed(const std::string& data) {
+  const Digest digest = sha256(data);
+  return {digest.begin(), digest.end()};
 }
 
 }  // namespace
 
 std::string hmac_sha256(const std::string& key, const std::string& data) {  // RFC 2104
-  std::string inner = key.size() > kBlock ? sha256(key) : key;
+  std::string inner = key.size() > kBlock ? hashed(key) : key;
   inner.resize(kBlock, '\0');
   std::string outer = inner;
   for (char& byte : inner) byte = static_cast<char>(byte ^ 0x36);
   for (char& byte : outer) byte = static_cast<char>(byte ^ 0x5c);
-  return sha256(outer + sha256(inner + data));
+  return hashed(outer + hashed(inner + data));
 }
 
 std::shared_ptr<RecordingKeys> RecordingKeys::random() {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -11,6 +11,7 @@
 #include "faces/average.h"
 #include "faces/blend.h"
 #include "genedge/error.hpp"
+#include "text.hpp"
 
 namespace genedge::faces {
 namespace {
@@ -220,9 +221,8 @@ std::unique_ptr<Method> make_method(const std::string& name, std::shared_ptr<con
     if (!painter) throw UsageError("the method generator needs a face generator");
     return std::make_unique<DrawingMethod>("generator", std::move(painter), std::move(keys));
   }
-  std::string known;
-  for (const char* method : kMethods) known += (known.empty() ? "" : ", ") + std::string(method);
-  throw UsageError("no method is called '" + printable(name) + "': take one of " + known);
+  throw UsageError("no method is called " + in_quotes(name) + ": take one of " +
+                   joined({std::begin(kMethods), std::end(kMethods)}));
 }
 
 void cover_whole(cv::Mat& image) { image.setTo(cv::Scalar::all(kWhole)); }
