@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include <opencv2/imgproc.hpp>
+
 namespace genedge::faces {
 namespace {
 
@@ -67,6 +69,33 @@ Affine placement(const Landmarks& source, const Landmarks& target) {
 }
 
 double growth(const Affine& matrix) { return std::abs(matrix(0, 0) * matrix(1, 1) - matrix(0, 1) * matrix(1, 0)); }
+
+cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
+  Affine back;
+  cv::invertAffineTransform(matrix, back);
+  const int channels = image.channels();
+  cv::Mat out = cv::Mat::zeros(size, image.type());
+  for (int y = 0; y < size.height; ++y) {
+    unsigned char* line = out.ptr(y);
+    for (int x = 0; x < size.width; ++x, line += channels) {
+      const double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
+      const double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      if (!(across > -1 && across < image.cols && down > -1 && down < image.rows)) continue;
+      const int left = static_cast<int>(std::floor(across)), top = static_cast<int>(std::floor(down));
+      const float right_share = static_cast<float>(across - left), low_share = static_cast<float>(down - top);
+      for (int channel = 0; channel < channels; ++channel) {
+        const auto at = [&](int column, int row) {
+          const bool inside = column >= 0 && column < image.cols && row >= 0 && row < image.rows;
+          return inside ? static_cast<float>(image.ptr(row)[column * channels + channel]) : 0.0f;
+        };
+        const float upper = at(left, top) + right_share * (at(left + 1, top) - at(left, top));
+        const float lower = at(left, top + 1) + right_share * (at(left + 1, top + 1) - at(left, top + 1));
+        line[channel] = static_cast<unsigned char>(std::lrint(upper + low_share * (lower - upper)));
+      }
+    }
+  }
+  return out;
+}
 
 std::string trouble_with(const std::optional<Landmarks>& landmarks) {
   if (!landmarks) return "no landmarks";

@@ -66,10 +66,7 @@ cv::Mat placed(const AverageFace& face, const Affine& matrix, const Window& wind
   const Affine whole(matrix(0, 0) * step, matrix(0, 1) * step,
                      matrix(0, 0) * shift + matrix(0, 1) * shift + matrix(0, 2) - window.left, matrix(1, 0) * step,
                      matrix(1, 1) * step, matrix(1, 0) * shift + matrix(1, 1) * shift + matrix(1, 2) - window.top);
-  cv::Mat warped;
-  cv::warpAffine(face.levels[static_cast<std::size_t>(level)], warped, whole, {window.width(), window.height()},
-                 cv::INTER_LINEAR, cv::BORDER_CONSTANT);
-  return warped;
+  return warped(face.levels[static_cast<std::size_t>(level)], whole, {window.width(), window.height()});
 }
 
 // BGR of `image` (CV_8UC4) with the gains of `tone`, and as much of its colour as the last number says.
@@ -141,10 +138,10 @@ void AveragePainter::paint(const cv::Mat& /*original*/, cv::Mat& target, const C
   const AverageFace& face = faces[keys.number(cover.track, faces.size())];
   cv::Mat part = target(window.rect());
   const Tone tone = tone_of(cover.track, part);
-  const cv::Mat warped = placed(face, placement(face.landmarks, cover.landmarks.value()), window);
+  const cv::Mat drawn = placed(face, placement(face.landmarks, cover.landmarks.value()), window);
   cv::Mat shown;
-  cv::extractChannel(warped, shown, 3);
-  mixed(part, coloured(warped, tone), shown).copyTo(part);
+  cv::extractChannel(drawn, shown, 3);
+  mixed(part, coloured(drawn, tone), shown).copyTo(part);
 }
 
 // Cautious, as hair, clothes and walls are not skin: the square root of how much darker it is than daylight, a third of
