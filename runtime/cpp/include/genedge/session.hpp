@@ -61,9 +61,12 @@ std::vector<Choice> runnable(const Bundle& bundle);
 /// The chosen variant in its engine: for face detectors and others that read the graph's outputs by name.
 std::unique_ptr<Engine> open_engine(const Bundle& bundle, const Choice& choice, const EngineOptions& options = {});
 
+/// `in_flight` and `engine.streams` are chosen by `open_stage`: where somebody waits for each frame (`live`), one stream
+/// for the shortest time a frame, else two for the most frames a second.
 struct SessionOptions {
   EngineOptions engine;
   int in_flight = 2;
+  bool live = false;
   std::string image;  // which of several, empty for the main one
 };
 
