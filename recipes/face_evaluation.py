@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from recipes.assets import assets_folder
 from recipes.evaluation import Frame, read_image
 from runtime.faces.detect import decode
+from runtime.faces.resolve import LOW_OF
 
 SIDES = (640, 320)  # long sides that every frame is seen at
-LOW = 0.25  # score from which a face is covered
+LOW = LOW_OF["face-net"]  # score from which a face is covered
 HIGH = 0.6  # score from which a face is sure
 SAME = 0.4  # IoU from which two boxes are one face
 TEACHER_SURE = 0.7  # YuNet's score of a face that has to be found

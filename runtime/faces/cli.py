@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runtime.engines.settings import EngineOptions
     from runtime.faces.canary import Canary
     from runtime.faces.deid import DeidentifiedSource
+    from runtime.faces.detect import MultiScaleDetector
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.pipeline import PipelineReport
@@ -80,7 +81,9 @@ def add_deid_parser(verbs: Any) -> None:
     parser.add_argument(
         "--detector", metavar="FILE", help="bundle or YuNet .onnx (default: $GENEDGE_FACE_DETECTOR, YuNet, own)"
     )
-    parser.add_argument("--thresh", type=_share, default=0.25, metavar="S", help="score that covers (default: 0.25)")
+    parser.add_argument(
+        "--thresh", type=_share, metavar="S", help="score that covers (default: 0.25, of the own detector 0.3)"
+    )
     parser.add_argument(
         "--mask-scale", type=_scale, default=1.6, metavar="F", help="width over that of the face (default: 1.6)"
     )
@@ -154,7 +157,9 @@ def deid(options: argparse.Namespace) -> int:
         info = raw.info
         check_sink(options.output, source=info, overwrite=options.overwrite)
         lookahead = options.lookahead if options.lookahead is not None else 0 if info.live else LOOKAHEAD
-        detector = _detector(options, options.thresh)
+        # where frames wait anyway, those that come are searched while the check looks at those that go
+        streams = 2 if lookahead and not options.no_recheck else 1
+        detector = _detector(options, options.thresh, streams)
         stack.callback(detector.close)
         canary = bank_canary()
         _check_threshold(options, canary, detector, info)
@@ -174,19 +179,25 @@ def deid(options: argparse.Namespace) -> int:
             vault = stack.enter_context(
                 VaultWriter(options.vault, passcode, recording=recording, overwrite=options.overwrite)
             )
-        high = max(0.6, options.thresh)
+        high = max(0.6, detector.low)
         guard = GuardSettings(
             lookahead=lookahead,
             hold=options.hold,
-            low=options.thresh,
+            low=detector.low,
             high=high,
             across=options.mask_scale,
             down=options.mask_scale * 1.8 / 1.6,
         )
         settings = DeidSettings(guard, timeout=options.timeout, recheck=not options.no_recheck)
         gallery = Gallery() if options.review else None
+        checker = detector
+        if streams > 1:
+            checker = detector.twin()
+            stack.callback(checker.close)
         source = stack.enter_context(
-            DeidentifiedSource(raw, detector, method, settings, canary=canary, vault=vault, observer=gallery)
+            DeidentifiedSource(
+                raw, detector, method, settings, canary=canary, vault=vault, checker=checker, observer=gallery
+            )
         )
         say(f"{detector.description}; {options.method}; {info.width}x{info.height}, look-ahead {lookahead} frames")
         if lookahead == 0:
@@ -241,20 +252,22 @@ def _check_beside(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.vault} exists: add --overwrite to replace it")
 
 
-def _detector(options: argparse.Namespace, low: float) -> FaceDetector:
-    """The detector of the options, with ``low`` as the score, 0 to 1, from which a face counts."""
+def _detector(options: argparse.Namespace, low: float | None, streams: int = 1) -> MultiScaleDetector:
+    """The detector of the options, with ``low`` as the score, 0 to 1, from which a face counts, None for its own."""
     from runtime.faces.detect import open_detector
 
     backend = "auto" if options.backend == "tensorrt" else options.backend  # it has no detector
-    return open_detector(options.detector, low=low, backend=backend, threads=options.threads)
+    return open_detector(options.detector, low=low, backend=backend, threads=options.threads, streams=streams)
 
 
-def _check_threshold(options: argparse.Namespace, canary: Canary, detector: FaceDetector, info: SourceInfo) -> None:
+def _check_threshold(
+    options: argparse.Namespace, canary: Canary, detector: MultiScaleDetector, info: SourceInfo
+) -> None:
     """Raises :class:`UsageError` where the test face would be found, but not at ``--thresh``: all frames would be
     covered whole."""
     from runtime.faces.canary import ENOUGH
 
-    if options.thresh <= ENOUGH or canary.check(detector, info.height, info.width):
+    if detector.low <= ENOUGH or canary.check(detector, info.height, info.width):
         return
     with closing(_detector(options, ENOUGH)) as lower:
         score = canary.score(lower, info.height, info.width)

