@@ -16,6 +16,7 @@ constexpr int kFillSide = 48;        // longer side in pixels of the small pictu
 constexpr double kColourless = 3.0;  // grey levels between the channels up to which a picture is black and white,
 constexpr double kColoured = 9.0;    // and from which it has its colours
 constexpr double kRingShare = 0.08;  // width of the ring that gives the colours, over the longer side of the window
+constexpr int kCoarse = 4;           // pixels whose mean is one of the small picture that has the colours of regions
 constexpr double kFloatReach = 4096;  // pixels of a half axis from which float would misplace the edge
 
 int ring_width(int across, int down) {
@@ -178,23 +179,34 @@ cv::Mat solid_fill(const cv::Mat& image, const cv::Mat& mask, bool connected) {
     const cv::Vec3b colour = rounded(mean_of(image, free));
     return {image.size(), CV_8UC3, cv::Scalar(colour[0], colour[1], colour[2])};
   }
-  cv::Mat out = cv::Mat::zeros(image.size(), CV_8UC3);
-  cv::Mat labels, stats, centroids;
-  const int count = cv::connectedComponentsWithStats(mask, labels, stats, centroids, 4, CV_16U);
+  const cv::Size size((mask.cols + kCoarse - 1) / kCoarse, (mask.rows + kCoarse - 1) / kCoarse);
+  const auto reduced = [&](const cv::Mat& whole) {
+    cv::Mat padded;  // so that each small pixel is of whole ones
+    cv::copyMakeBorder(whole, padded, 0, kCoarse * size.height - mask.rows, 0, kCoarse * size.width - mask.cols,
+                       cv::BORDER_REPLICATE);
+    return resized(padded, size, cv::INTER_AREA);
+  };
+  const cv::Mat small = reduced(image);
+  cv::Mat open, labels, stats, centroids;
+  cv::compare(reduced(free * 255), 255, open, cv::CMP_EQ);
+  const int count = cv::connectedComponentsWithStats(~open, labels, stats, centroids, 4, CV_16U);
+  cv::Mat colours = cv::Mat::zeros(size, CV_8UC3);
   for (int label = 1; label < count; ++label) {
     const cv::Rect place(stats.at<int>(label, cv::CC_STAT_LEFT), stats.at<int>(label, cv::CC_STAT_TOP),
                          stats.at<int>(label, cv::CC_STAT_WIDTH), stats.at<int>(label, cv::CC_STAT_HEIGHT));
-    const int edge = ring_width(place.width, place.height);
+    const double ring = ring_width(kCoarse * place.width, kCoarse * place.height);
+    const int edge = std::max(1, static_cast<int>(std::nearbyint(ring / kCoarse)));
     const cv::Rect around = cv::Rect(place.x - edge, place.y - edge, place.width + 2 * edge, place.height + 2 * edge) &
-                            cv::Rect(0, 0, mask.cols, mask.rows);
+                            cv::Rect(cv::Point(0, 0), size);
     cv::Mat part, near;
     cv::compare(labels(around), label, part, cv::CMP_EQ);
     cv::dilate(part, near, cv::Mat::ones(2 * edge + 1, 2 * edge + 1, CV_8UC1));
-    near &= free(around);
-    const cv::Vec3b colour = rounded(mean_of(image(around), near));
-    out(around).setTo(cv::Scalar(colour[0], colour[1], colour[2]), part);
+    near &= open(around);
+    const cv::Vec3b colour = rounded(mean_of(small(around), near));
+    colours(around).setTo(cv::Scalar(colour[0], colour[1], colour[2]), part);
   }
-  return out;
+  const cv::Mat large = resized(colours, size * kCoarse, cv::INTER_NEAREST);
+  return large(cv::Rect(cv::Point(0, 0), mask.size()));
 }
 
 cv::Mat cells_fill(const cv::Mat& image, const Window& window, const Window& whole, int count, bool smooth) {
