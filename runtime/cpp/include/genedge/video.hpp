@@ -37,7 +37,16 @@ struct VideoFrame {
   std::optional<double> captured;
 };
 
-/// What is known about a source when it opens. `rate`: frames a second. `frame_count`: what the file says.
+/// How a video's pixels mean colour; codes of ITU-T H.273, 2 where it is not known.
+struct ColorInfo {
+  int matrix = 2;
+  bool full_range = true;
+  int primaries = 2;
+  int transfer = 2;
+};
+
+/// What is known about a source when it opens. `rate`: frames a second. `frame_count`: what the file says. `start`:
+/// ticks on the file's own clock at which the first frame is shown; its sound uses the same clock.
 struct SourceInfo {
   std::string uri;
   cv::Size size;
@@ -46,7 +55,10 @@ struct SourceInfo {
   std::optional<std::int64_t> frame_count;
   bool live = false;
   std::string path;  // of a file; empty for anything else
+  std::int64_t start = 0;
   int rotation = 0;  // degrees clockwise that were applied
+  Rational sample_aspect{1, 1};
+  std::optional<ColorInfo> color;
   std::string codec;
   std::vector<std::string> audio;  // codecs of its sound tracks
 };

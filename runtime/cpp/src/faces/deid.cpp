@@ -6,7 +6,7 @@
 #include <exception>
 #include <limits>
 
-#include "cuts.hpp"
+#include "beginnings.hpp"
 #include "faces/blend.h"
 #include "faces/canary.h"
 #include "faces/watched.h"
@@ -88,7 +88,7 @@ class DeidentifiedSource::Impl {
         checker_(std::move(checker)),
         method_(std::move(method)),
         solid_(make_method("solid")),
-        begins_(source->info().time_base),
+        begins_(true, source->info().time_base),
         engines_(settings.timeout) {
     if (settings.canary) canary_ = std::make_shared<Canary>(source->info().size);
     if (checker_ && checker_ != detector_) check_engines_ = std::make_unique<WatchedThread>(settings.timeout);
@@ -144,7 +144,7 @@ class DeidentifiedSource::Impl {
     }
     const Held held{*frame, count_++};
     const bool anew = begins_(*frame);
-    counts.cuts = begins_.cuts();
+    counts.cuts = begins_.cuts;
     const double pts = seconds_of(*frame);
     ask_canary(pts);
     bool thorough = anew || held.index == 0;
