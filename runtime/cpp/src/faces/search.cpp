@@ -281,7 +281,9 @@ Rows decode(const Heads& heads, cv::Size size, double low, const std::string& wh
       Row row;
       for (std::size_t axis = 0; axis < 2; ++axis) {
         const float center = (place[axis] + box[axis]) * step;
-        row[2 + axis] = std::exp(std::clamp(box[2 + axis], -8.0f, 8.0f)) * step;
+        // in double, because float's differs in its last bit between libraries, and with it what is covered
+        const double grown = std::exp(static_cast<double>(std::clamp(box[2 + axis], -8.0f, 8.0f)));
+        row[2 + axis] = static_cast<float>(grown) * step;
         row[axis] = center - row[2 + axis] / 2;
       }
       for (std::size_t number = 0; number < 10; ++number) {
