@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -29,7 +31,8 @@ constexpr double kOwnLow = 0.3;      // and of the own net, which sees more that
 constexpr const char* kOwnNet = "face-net";
 constexpr std::uintmax_t kMostBytes = std::uintmax_t{64} << 20;  // of a detector; YuNet has 0.4 MB
 constexpr std::size_t kMostSizes = 24;  // sizes of pictures for which an engine is kept
-constexpr int kSlots = 4;               // pictures of one size that are under way at once
+constexpr int kSlots = 2;               // pictures of one size that a detector has under way at once
+constexpr std::size_t kMostRunning = 4;  // and of all sizes
 
 // A detector's model. `bundle` has a manifest made up for a file without one, which takes float planes.
 struct DetectorFile {
@@ -131,11 +134,12 @@ DetectorFile find_detector(const std::string& place) {
                    "the own detector");
 }
 
-// The net on one size of pictures, and where the results of each slot are.
+// The net on one size of pictures, and where the results of each slot are. Several threads may use it, each with slots
+// of its own.
 class SizedNet {
  public:
-  SizedNet(const DetectorFile& file, const Choice& choice, const EngineOptions& options, cv::Size size)
-      : takes_frames_(file.takes_frames), size_(size) {
+  SizedNet(const DetectorFile& file, const Choice& choice, const EngineOptions& options, cv::Size size, int slots)
+      : takes_frames_(file.takes_frames), slots_(static_cast<std::size_t>(slots)) {
     const Manifest& manifest = file.bundle.manifest;
     engine_ = choice.backend == "tensorrt"
                   ? open_tensorrt(file.model, manifest, choice, options, file.bundle.folder)
@@ -151,8 +155,7 @@ class SizedNet {
     input_.dtype = takes_frames_ ? "uint8" : "float32";
     input_.shape = takes_frames_ ? Shape{1, size.height, size.width, 3} : Shape{1, 3, size.height, size.width};
     name_ = inputs[0];
-    engine_->specialise({{name_, input_.shape}}, kSlots);
-    slots_.resize(kSlots);
+    engine_->specialise({{name_, input_.shape}}, slots);
     for (Slot& slot : slots_) {
       for (const std::string& name : outputs) {
         Array array{"float32", engine_->output_shape(name), nullptr};
@@ -165,12 +168,15 @@ class SizedNet {
     }
   }
 
-  // `picture` is read until wait() has returned.
+  int slots() const { return static_cast<int>(slots_.size()); }
+
+  // The slot must be free.
   void start(int number, const cv::Mat& picture) {
     Slot& slot = slots_[static_cast<std::size_t>(number)];
     Array array = input_;
     slot.picture = picture;
     array.data = takes_frames_ ? slot.picture.data : planes_of(slot);
+    const std::lock_guard lock(starting_);
     engine_->start(number, {{name_, array}}, slot.outputs);
   }
 
@@ -200,20 +206,58 @@ class SizedNet {
   }
 
   const bool takes_frames_;
-  const cv::Size size_;
+  std::vector<Slot> slots_;
   std::unique_ptr<Engine> engine_;
+  std::mutex starting_;
   std::string name_;
   Array input_;
-  std::vector<Slot> slots_;
+};
+
+// The nets of a detector and its twins.
+class Nets {
+ public:
+  Nets(DetectorFile file, Choice choice, EngineOptions options)
+      : file(std::move(file)), choice(std::move(choice)), options_(std::move(options)) {}
+
+  // A number for a detector: which slots are its own.
+  int enter() {
+    const std::lock_guard lock(mutex_);
+    return users_++;
+  }
+
+  std::shared_ptr<SizedNet> of(cv::Size size) {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<SizedNet>& net = nets_[{size.width, size.height}];
+    if (!net || net->slots() < kSlots * users_) {
+      if (nets_.size() > kMostSizes) {
+        nets_.clear();
+        return nets_[{size.width, size.height}] = made(size);
+      }
+      net = made(size);
+    }
+    return net;
+  }
+
+  const DetectorFile file;
+  const Choice choice;
+
+ private:
+  std::shared_ptr<SizedNet> made(cv::Size size) const {
+    return std::make_shared<SizedNet>(file, choice, options_, size, kSlots * users_);
+  }
+
+  const EngineOptions options_;
+  std::mutex mutex_;
+  std::map<std::pair<int, int>, std::shared_ptr<SizedNet>> nets_;
+  int users_ = 0;
 };
 
 class MultiScaleDetector : public FaceDetector {
  public:
-  MultiScaleDetector(std::shared_ptr<const DetectorFile> file, Choice choice, EngineOptions options, double low)
-      : file_(std::move(file)), choice_(std::move(choice)), options_(std::move(options)) {
-    name_ = file_->name;
-    digest_ = file_->digest;
-    description_ = file_->description + " on " + choice_.backend;
+  MultiScaleDetector(std::shared_ptr<Nets> nets, double low) : nets_(std::move(nets)), user_(nets_->enter()) {
+    name_ = nets_->file.name;
+    digest_ = nets_->file.digest;
+    description_ = nets_->file.description + " on " + nets_->choice.backend;
     low_ = low;
   }
 
@@ -256,7 +300,7 @@ class MultiScaleDetector : public FaceDetector {
   }
 
   std::unique_ptr<FaceDetector> twin() const override {
-    return std::make_unique<MultiScaleDetector>(file_, choice_, options_, low_);
+    return std::make_unique<MultiScaleDetector>(nets_, low_);
   }
 
  private:
@@ -266,61 +310,52 @@ class MultiScaleDetector : public FaceDetector {
     return all;
   }
 
-  SizedNet& net_for(cv::Size size) {
-    const std::pair<int, int> key(size.width, size.height);
-    const auto known = nets_.find(key);
-    if (known != nets_.end()) return *known->second;
-    if (nets_.size() >= kMostSizes) nets_.clear();
-    return *nets_.emplace(key, std::make_unique<SizedNet>(*file_, choice_, options_, size)).first->second;
-  }
+  struct Running {
+    std::shared_ptr<SizedNet> net;
+    int slot;
+    cv::Size size;
+    const Pass* pass;
+  };
 
-  // What each of `passes` finds.
+  // What each of `passes` finds. A few pictures are under way at once, so that the engine always has something to do.
   std::vector<Rows> search(const cv::Mat& image, const std::vector<Pass>& passes) {
-    struct Running {
-      SizedNet* net;
-      int slot;
-      cv::Size size;
-    };
     std::vector<Rows> found;
-    for (std::size_t begin = 0; begin < passes.size(); begin += kSlots) {
-      const std::size_t end = std::min(passes.size(), begin + kSlots);
-      std::vector<cv::Mat> pictures;
-      for (std::size_t place = begin; place < end; ++place) {
-        pictures.push_back(passes[place].picture(image));
-        net_for(pictures.back().size());  // made before anything is under way
+    std::deque<Running> running;
+    std::map<SizedNet*, int> used;
+    const auto finish_one = [&] {
+      const Running one = std::move(running.front());
+      running.pop_front();
+      const double low = one.pass->turn ? std::max(low_, kTurnedLow) : low_;
+      const Rows rows = decode(one.net->wait(one.slot), one.size, low, nets_->file.path);
+      found.push_back(one.pass->whole(one.pass->back(rows), image.size()));
+    };
+    try {
+      for (const Pass& pass : passes) {
+        const cv::Mat picture = pass.picture(image);
+        const std::shared_ptr<SizedNet> net = nets_->of(picture.size());
+        const auto busy = [&] {
+          return std::count_if(running.begin(), running.end(), [&](const Running& each) { return each.net == net; });
+        };
+        while (running.size() >= kMostRunning || busy() >= kSlots) finish_one();
+        const int slot = kSlots * user_ + used[net.get()]++ % kSlots;
+        net->start(slot, picture);
+        running.push_back({net, slot, picture.size(), &pass});
       }
-      std::map<SizedNet*, int> used;
-      std::vector<Running> running;
-      try {
-        for (const cv::Mat& picture : pictures) {
-          SizedNet& net = net_for(picture.size());
-          const int slot = used[&net]++;
-          net.start(slot, picture);
-          running.push_back({&net, slot, picture.size()});
+      while (!running.empty()) finish_one();
+    } catch (const std::exception& error) {
+      for (const Running& each : running) {  // they read from pictures that go away with this error
+        try {
+          each.net->wait(each.slot);
+        } catch (const std::exception&) {
         }
-        for (std::size_t number = 0; number < running.size(); ++number) {
-          const Pass& pass = passes[begin + number];
-          const auto [net, slot, size] = running[number];
-          const double low = pass.turn ? std::max(low_, kTurnedLow) : low_;
-          found.push_back(pass.whole(pass.back(decode(net->wait(slot), size, low, file_->path)), image.size()));
-        }
-      } catch (const std::exception& error) {
-        for (const Running& each : running) {  // they read from pictures that go away with this error
-          try {
-            each.net->wait(each.slot);
-          } catch (const std::exception&) {
-          }
-        }
-        throw Error("the face detector failed: " + std::string(error.what()));
       }
+      throw Error("the face detector failed: " + std::string(error.what()));
     }
     return found;
   }
 
-  const std::shared_ptr<const DetectorFile> file_;
-  const Choice choice_;
-  const EngineOptions options_;
-  std::map<std::pair<int, int>, std::unique_ptr<SizedNet>> nets_;
+  const std::shared_ptr<Nets> nets_;
+  const int user_;
   std::set<int> turns_;  // in which faces were found when the last thorough search was
   cv::Size closer_frame_;
   std::vector<Pass> closer_;  // looks at what that alone found, in frames of this size
@@ -329,8 +364,8 @@ class MultiScaleDetector : public FaceDetector {
 }  // namespace
 
 std::unique_ptr<FaceDetector> open_detector(const DetectorOptions& options) {
-  auto file = std::make_shared<DetectorFile>(find_detector(options.place));
-  refuse_external_data(file->model, file->path);
+  DetectorFile file = find_detector(options.place);
+  refuse_external_data(file.model, file.path);
   std::string backend = options.backend;
   if (backend == "auto") backend = has_openvino() ? "openvino" : "tensorrt";
   if (backend == "openvino" && !has_openvino()) {
@@ -339,7 +374,7 @@ std::unique_ptr<FaceDetector> open_detector(const DetectorOptions& options) {
   if (backend == "tensorrt") {
     if (!has_tensorrt()) throw Error("this program was built without an engine that finds faces: genedge-run doctor");
     if (const auto trouble = trouble_with_tensorrt()) throw Error("TensorRT cannot be used: " + *trouble);
-    if (!file->takes_frames) throw Error(file->path + ": TensorRT takes a detector from a bundle only");
+    if (!file.takes_frames) throw Error(file.path + ": TensorRT takes a detector from a bundle only");
   } else if (backend != "openvino") {
     throw UsageError("faces are found by openvino or tensorrt, not by " + in_quotes(backend));
   }
@@ -348,7 +383,8 @@ std::unique_ptr<FaceDetector> open_detector(const DetectorOptions& options) {
   EngineOptions engine;
   engine.threads = options.threads;
   engine.streams = options.streams;
-  return std::make_unique<MultiScaleDetector>(std::move(file), choice, engine, options.low.value_or(file->low));
+  const double low = options.low.value_or(file.low);
+  return std::make_unique<MultiScaleDetector>(std::make_shared<Nets>(std::move(file), choice, engine), low);
 }
 
 }  // namespace genedge::faces
