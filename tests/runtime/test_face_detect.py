@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import face_searches
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -458,3 +460,7 @@ def test_a_file_that_is_no_detector_gets_one_sentence(tmp_path: Path, bad: bytes
 def test_another_net_is_refused_by_its_outputs(assets) -> None:
     with pytest.raises(GenedgeError, match="not a face detector"):
         open_detector(str(assets("weights/mobilefacenet/MobileFaceNet.onnx")))
+
+
+def test_frames_are_searched_as_the_file_says_that_the_cpp_detector_reads() -> None:
+    assert face_searches.made() == json.loads(face_searches.FILE.read_text())
