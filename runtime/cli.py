@@ -149,6 +149,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts"
     )
     running.add_argument("--no-audio", action="store_true", help="leave the sound out (default: copied)")
+    running.add_argument(
+        "--dump-raw",
+        type=Path,
+        metavar="FILE",
+        help="also write every frame before it is encoded, as raw bytes (height x width x 3, BGR)",
+    )
     video_options(running)
     json_option(running)
     running.set_defaults(verb=_run)
@@ -448,6 +454,7 @@ def _run(options: argparse.Namespace) -> int:
     from runtime.sessions import choose
     from runtime.stages import open_stage
     from runtime.video.browser import BrowserSink
+    from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
@@ -501,7 +508,8 @@ def _run(options: argparse.Namespace) -> int:
         switcher = None
         if isinstance(sink, BrowserSink):
             switcher = _page(stack, sink, slots, images, controls, options, engines)
-        job = _Job(options, source, sink, bundles, choices, stages, controls, switcher)
+        taking = sink if options.dump_raw is None else stack.enter_context(DumpingSink(sink, options.dump_raw))
+        job = _Job(options, source, taking, bundles, choices, stages, controls, switcher)
         if options.control:
             stack.enter_context(FileWatcher(options.control, controls, _say_between))
         if controls.dials:

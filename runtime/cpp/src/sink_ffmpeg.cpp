@@ -168,7 +168,6 @@ class FfmpegSink : public Sink {
 
   ~FfmpegSink() override {
     if (!done_) discard();
-    sws_freeContext(scaler_);
   }
 
   void write(const VideoFrame& frame) override {
@@ -177,7 +176,7 @@ class FfmpegSink : public Sink {
       const std::uint8_t* planes[4] = {frame.image.data, nullptr, nullptr, nullptr};
       const int strides[4] = {static_cast<int>(frame.image.step), 0, 0, 0};
       checked(av_frame_make_writable(picture_.get()));
-      sws_scale(scaler_, planes, strides, 0, size_.height, picture_->data, picture_->linesize);
+      if (!scaler_->run(planes, strides, picture_->data, picture_->linesize)) throw Failure{AVERROR(ENOSYS)};
       std::int64_t ticks = start_ + av_rescale_q(frame.pts, source_base_, base_);
       if (frames_written_ && ticks <= last_) {
         ++moved_;
@@ -261,10 +260,8 @@ class FfmpegSink : public Sink {
     picture_->colorspace = encoder_->colorspace;
     picture_->color_range = encoder_->color_range;
     checked(av_frame_get_buffer(picture_.get(), 0));
-    scaler_ = sws_getContext(size_.width, size_.height, AV_PIX_FMT_BGR24, size_.width, size_.height, encoder_->pix_fmt,
-                             kSwsFlags, nullptr, nullptr, nullptr);
-    if (scaler_ == nullptr) throw Failure{AVERROR(ENOSYS)};
-    set_colors(scaler_, SWS_CS_DEFAULT, true, *swscale_matrix(matrix), false);
+    scaler_.emplace(Pixels{size_, AV_PIX_FMT_BGR24},
+                    Pixels{size_, encoder_->pix_fmt, *swscale_matrix(matrix), false});
   }
 
   /// Ticks of the first frame in the output. The source's clock is kept; only if everything starts late, or the video
@@ -374,7 +371,7 @@ class FfmpegSink : public Sink {
   Decoder encoder_;
   AVStream* stream_ = nullptr;
   Frame picture_{av_frame_alloc()};
-  SwsContext* scaler_ = nullptr;
+  std::optional<Scaler> scaler_;
   std::unique_ptr<Sound> sound_;
   std::map<std::int64_t, std::int64_t> durations_;
   std::optional<std::int64_t> first_dts_;

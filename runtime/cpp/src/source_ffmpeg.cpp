@@ -20,6 +20,7 @@ extern "C" {
 #include "ffmpeg.hpp"
 #include "text.hpp"
 #include "video_files.hpp"
+#include "yuv.hpp"
 
 namespace genedge {
 namespace {
@@ -142,8 +143,6 @@ class FfmpegSource : public Source {
     held_.reset(av_frame_clone(first));
     describe(*held_);
   }
-
-  ~FfmpegSource() override { sws_freeContext(scaler_); }
 
   std::optional<VideoFrame> read() override {
     if (error_) throw *error_;
@@ -412,18 +411,32 @@ class FfmpegSource : public Source {
 
   cv::Mat pixels(const AVFrame& frame) {
     const ColorInfo color = color_of(frame);
-    scaler_ = sws_getCachedContext(scaler_, frame.width, frame.height, static_cast<AVPixelFormat>(frame.format),
-                                   coded_.width, coded_.height, AV_PIX_FMT_BGR24, kSwsFlags, nullptr, nullptr,
-                                   nullptr);
-    if (scaler_ == nullptr) throw VideoError(uri_.text + ": its pixels cannot be converted");
-    if (color.matrix != AVCOL_SPC_RGB) {
-      set_colors(scaler_, *swscale_matrix(color.matrix), color.full_range, SWS_CS_DEFAULT, true);
-    }
     // a row more than is used: swscale may write a little beyond the last one
     cv::Mat image = cv::Mat(coded_.height + 1, coded_.width, CV_8UC3).rowRange(0, coded_.height);
+    const bool plain = frame.format == AV_PIX_FMT_YUV420P || frame.format == AV_PIX_FMT_YUVJ420P;
+    if (plain && cv::Size(frame.width, frame.height) == coded_) {
+      const int* table = sws_getCoefficients(*swscale_matrix(color.matrix));
+      const YuvColors colors{table[0], table[1], table[2], table[3], color.full_range};
+      bgr_from_yuv420({{frame.data[0], frame.data[1], frame.data[2]},
+                       {frame.linesize[0], frame.linesize[1], frame.linesize[2]}},
+                      chroma_place(frame.chroma_location), colors, image);
+      return image;
+    }
+    Pixels from{{frame.width, frame.height}, frame.format};
+    from.chroma = frame.chroma_location;
+    if (color.matrix != AVCOL_SPC_RGB) {
+      from.matrix = *swscale_matrix(color.matrix);
+      from.full_range = color.full_range;
+    }
+    if (!scaler_ || !(from == from_)) {
+      from_ = from;
+      scaler_.emplace(from, Pixels{coded_, AV_PIX_FMT_BGR24});
+    }
     std::uint8_t* planes[4] = {image.data, nullptr, nullptr, nullptr};
     const int strides[4] = {static_cast<int>(image.step), 0, 0, 0};
-    sws_scale(scaler_, frame.data, frame.linesize, 0, frame.height, planes, strides);
+    if (!scaler_->run(frame.data, frame.linesize, planes, strides)) {
+      throw VideoError(uri_.text + ": its pixels cannot be converted");
+    }
     return image;
   }
 
@@ -487,7 +500,8 @@ class FfmpegSource : public Source {
   Frame frame_{av_frame_alloc()};
   Packet packet_{av_packet_alloc()};
   Frame held_;  // decoded, and not given yet
-  SwsContext* scaler_ = nullptr;
+  std::optional<Scaler> scaler_;
+  Pixels from_{};  // what it converts
   std::optional<Timestamps> clock_;
   Orientation orientation_;
   ArrivalClock arrivals_;
