@@ -98,6 +98,12 @@ def add_deid_parser(verbs: Any) -> None:
     parser.add_argument(
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
+    parser.add_argument(
+        "--dump-raw",
+        type=Path,
+        metavar="FILE",
+        help="also write every covered frame before it is encoded, as raw bytes (height x width x 3, BGR)",
+    )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
     engine_options(parser)
     video_options(parser)
@@ -138,6 +144,7 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.faces.review import Gallery
     from runtime.sessions import choose
     from runtime.stages import open_stage
+    from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
 
     check_sink(options.output, overwrite=options.overwrite)
@@ -233,13 +240,20 @@ def deid(options: argparse.Namespace) -> int:
                 browser=browser,
             )
         )
+        if options.dump_raw is not None:
+            sink = stack.enter_context(DumpingSink(sink, options.dump_raw))
         return _Job(options, source, detector, sink, stages, gallery).run()
 
 
 def _check_beside(options: argparse.Namespace) -> None:
     """The files that are written beside the output must not be each other, or the input."""
     places = {"--output": Path(options.output), "--input": Path(options.input)}
-    for name, place in (("--vault", options.vault), ("--review", options.review), ("--json", options.json)):
+    for name, place in (
+        ("--vault", options.vault),
+        ("--review", options.review),
+        ("--json", options.json),
+        ("--dump-raw", options.dump_raw),
+    ):
         if place is None or str(place) == "-":
             continue
         if not place.resolve().parent.is_dir():

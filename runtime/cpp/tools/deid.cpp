@@ -30,16 +30,20 @@ constexpr const char* kBlurWarning =
 
 /// The files that are written beside the output must not be each other, or the input.
 void check_beside(const Options& options) {
-  const std::string json = options.text("--json");
-  if (json.empty() || json == "-") return;
-  const fs::path place = fs::absolute(json).lexically_normal();
-  if (!fs::is_directory(place.parent_path())) {
-    const std::string folder = place.parent_path().string();
-    throw UsageError("the folder " + folder + " does not exist: make it first (mkdir -p " + folder + ")");
-  }
-  for (const char* other : {"--output", "--input"}) {
-    if (place != fs::absolute(options.text(other)).lexically_normal()) continue;
-    throw UsageError(std::string("--json and ") + other + " are the same file: give each its own name");
+  const auto whole = [](const std::string& path) { return fs::absolute(path).lexically_normal(); };
+  std::vector<std::string> taken = {"--output", "--input"};
+  for (const char* name : {"--json", "--dump-raw"}) {
+    const std::string path = options.text(name);
+    if (path.empty() || path == "-") continue;
+    if (!fs::is_directory(whole(path).parent_path())) {
+      const std::string folder = fs::path(path).parent_path().string();
+      throw UsageError("the folder " + folder + " does not exist: make it first (mkdir -p " + folder + ")");
+    }
+    for (const std::string& other : taken) {
+      if (whole(path) != whole(options.text(other))) continue;
+      throw UsageError(std::string(name) + " and " + other + " are the same file: give each its own name");
+    }
+    taken.push_back(name);
   }
 }
 
