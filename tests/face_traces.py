@@ -2,10 +2,12 @@
 C++ guard. ``python tests/face_traces.py`` writes them again from the cases below, after a change that is meant.
 
 A trace is ``{"about", "settings", "frames", "verdicts", "tracks"}``. A frame is ``{"index", "pts", "cut", "fail",
-"faces", "late"}``, of which only ``index`` and ``pts`` are always there: ``fail``, a reason, for one that cannot be
-judged; ``late``, a face that is added to the latest verdict that was given after this frame was pushed. A face is
-``{"box": [x, y, width, height], "score", "landmarks"}``. A verdict is ``{"index", "reason", "covers"}``; a cover has
-the names of :class:`runtime.faces.types.Cover`. Numbers are rounded to 2 decimals, and a reader should allow 0.02.
+"faces", "late", "squares"}``, of which only ``index`` and ``pts`` are always there: ``fail``, a reason, for one that
+cannot be judged; ``late``, a face that is added to the latest verdict that was given after this frame was pushed;
+``squares``, what its picture of ``"size": [width, height]`` shows, see :func:`picture_of`, else it has no picture. A
+face is ``{"box": [x, y, width, height], "score", "landmarks"}``. A verdict is ``{"index", "reason", "covers"}``; a
+cover has the names of :class:`runtime.faces.types.Cover`. A reader should allow 1e-6 for boxes and regions, and 1e-4
+for landmarks, which are float32.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 
 from runtime.faces.guard import Guard, GuardSettings
 from runtime.faces.types import Box, Face, Verdict
+from runtime.frames import Frame
 
 FOLDER = Path(__file__).parent / "data" / "traces"
 
@@ -33,7 +36,8 @@ def play(trace: dict[str, Any]) -> dict[str, Any]:
         if "fail" in frame:
             guard.fail(index, pts, None, frame["fail"], cut=cut)
         else:
-            guard.push(index, pts, None, [_face(face) for face in frame.get("faces", [])], cut=cut)
+            image = picture_of(trace["size"], frame["squares"]) if "squares" in frame else None
+            guard.push(index, pts, image, [_face(face) for face in frame.get("faces", [])], cut=cut)
         while (verdict := guard.pop()) is not None:
             verdicts.append(_verdict(verdict))
         if "late" in frame:
@@ -43,6 +47,16 @@ def play(trace: dict[str, Any]) -> dict[str, Any]:
         verdicts.append(_verdict(verdict))
     tracks = [asdict(track) for track in guard.tracks]
     return {"verdicts": verdicts, "tracks": tracks} | ({"late": late} if late else {})
+
+
+def picture_of(size: list[int], squares: list[list[int]]) -> Frame:
+    """Grey, with ``squares`` ``[left, top, side, seed]`` of cells of 4 pixels, as bright as the seed says."""
+    image = np.full((size[1], size[0], 3), 100, np.uint8)
+    for left, top, side, seed in squares:
+        down, across = np.mgrid[0:side, 0:side] // 4
+        cells = (down * 101 + across * 37 + down * across * 17 + seed * 53) * 61 % 200 + 20
+        image[top : top + side, left : left + side] = cells[..., None]
+    return image
 
 
 def _face(face: dict[str, Any]) -> Face:
@@ -57,17 +71,17 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 def _cover(cover: Any) -> dict[str, Any]:
     return {
         "track": cover.track,
-        "box": _rounded(cover.box),
-        "region": _rounded(cover.region),
+        "box": _rounded(cover.box, 8),
+        "region": _rounded(cover.region, 8),
         "kind": cover.kind,
         "score": cover.score,
-        "landmarks": None if cover.landmarks is None else [_rounded(point) for point in cover.landmarks.tolist()],
+        "landmarks": None if cover.landmarks is None else [_rounded(point, 6) for point in cover.landmarks.tolist()],
         "sure": cover.sure,
     }
 
 
-def _rounded(values: Any) -> list[float]:
-    return [round(float(value), 2) for value in values]
+def _rounded(values: Any, decimals: int = 2) -> list[float]:
+    return [round(float(value), decimals) for value in values]
 
 
 # -- the cases ------------------------------------------------------------------------------------
@@ -157,6 +171,21 @@ def cases() -> dict[str, dict[str, Any]]:
     for index in (0, 1, 2, 3, 6, 7):
         frames[index]["faces"] = [_seen(zoom(index), 0.65, points=True), _seen(zoom(index).moved(3, 2), 0.3)]
     made["border"] = {"about": "a face that grows out of the frame, found twice", "settings": small, "frames": frames}
+
+    for name, side, seen in (("followed", 24, (3, 4, 5)), ("followed-large", 72, (4,))):
+        frames = _frames(14)
+        for index, frame in enumerate(frames):
+            left, top = 20 + 6 * index, 30 + (index % 3) * 4
+            # another one is in its way from frame 9 on
+            frame["squares"] = [[left, top, side, 5], [230, 20, 40, 9], *([[left, 30, 40, 2]] if index > 8 else [])]
+            if index in seen:
+                frame["faces"] = [_seen(Box(left, top, side, side), 0.7 if side == 24 else 0.5)]
+        made[name] = {
+            "about": "a face that is found by its picture before and after its sights, then no more",
+            "settings": {"lookahead": 6, "hold": 0.32},
+            "size": [320, 180],
+            "frames": frames,
+        }
     return made
 
 

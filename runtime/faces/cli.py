@@ -117,6 +117,12 @@ def add_deid_parser(verbs: Any) -> None:
     parser.add_argument(
         "--keep-audio", action="store_true", help="keep the sound (default: dropped, a voice identifies)"
     )
+    parser.add_argument(
+        "--dump-raw",
+        type=Path,
+        metavar="FILE",
+        help="also write every covered frame before it is encoded, as raw bytes (height x width x 3, BGR)",
+    )
     parser.add_argument("--review", type=Path, metavar="FILE", help="HTML page with the tracks that are not certain")
     chain_options(parser)
     adaptive_option(parser, "what is run behind it (-b), never the covers")
@@ -163,6 +169,7 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
     from runtime.stages import open_stage
+    from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
 
     if options.adaptive and not options.bundle:
@@ -319,7 +326,8 @@ def deid(options: argparse.Namespace) -> int:
         recurrent = any(bundle.manifest.states for bundle in bundles)
         beginnings = Beginnings(at_cuts=not options.no_cut_reset) if recurrent else None
         steer(stack, options, controls, sink)
-        job = _Job(options, source, detector, sink, stages, gallery, file_run, adaptive, controls, beginnings)
+        taking = sink if options.dump_raw is None else stack.enter_context(DumpingSink(sink, options.dump_raw))
+        job = _Job(options, source, detector, taking, stages, gallery, file_run, adaptive, controls, beginnings)
         return job.run()
 
 
@@ -342,7 +350,12 @@ def _check_resume(options: argparse.Namespace) -> None:
 def _check_beside(options: argparse.Namespace) -> None:
     """The files that are written beside the output must not be each other, or the input."""
     places = {"--output": Path(options.output), "--input": Path(options.input)}
-    for name, place in (("--vault", options.vault), ("--review", options.review), ("--json", options.json)):
+    for name, place in (
+        ("--vault", options.vault),
+        ("--review", options.review),
+        ("--json", options.json),
+        ("--dump-raw", options.dump_raw),
+    ):
         if place is None or str(place) == "-":
             continue
         if not place.resolve().parent.is_dir():

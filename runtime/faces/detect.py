@@ -240,7 +240,8 @@ def decode(heads: Heads, height: int, width: int, low: float, who: str = "the fa
         box, points = bbox[chosen], kps[chosen].reshape(-1, 5, 2)
         place = np.stack([chosen % columns, chosen // columns], 1).astype(np.float32)
         center = (place + box[:, :2]) * stride
-        size = np.exp(np.clip(box[:, 2:], -8, 8)) * stride
+        # in double, because float32 exp differs in its last bit between processors, and with it what is covered
+        size = np.exp(np.clip(box[:, 2:], -8, 8).astype(np.float64)).astype(np.float32) * stride
         points = (place[:, None] + points) * stride
         score = np.sqrt(product[chosen])[:, None]
         parts.append(np.concatenate([center - size / 2, size, points.reshape(-1, 10), score], 1))

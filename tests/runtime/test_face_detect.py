@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import face_searches
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -485,3 +487,7 @@ def test_two_threads_read_their_first_results_at_the_same_time() -> None:
     """OpenVINO's binding hangs there in one run of three, unless it has made an array before."""
     for _ in range(5):
         assert subprocess.run([sys.executable, "-c", TWO_THREADS, str(OWN)], check=False, timeout=60).returncode == 0
+
+
+def test_frames_are_searched_as_the_file_says_that_the_cpp_detector_reads() -> None:
+    assert face_searches.made() == json.loads(face_searches.FILE.read_text())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import face_pictures
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -362,3 +364,17 @@ def test_faces_of_real_portraits_are_found_again_at_their_place(assets: Callable
         faces = detector.detect(image)[1]
         found += faces is not None and max(Box(*map(float, face[:4])).iou(box) for face in faces) > 0.5
     assert found >= 0.95 * len(rows)
+
+
+# -- pictures, which the C++ methods give as well ---------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["solid", "mosaic", "blur", "average"])
+def test_a_method_gives_the_picture_that_is_kept(name: str) -> None:
+    case = json.loads((face_pictures.FOLDER / "cases.json").read_text())["cases"][name]
+    picture, expected = (cv2.imread(str(face_pictures.FOLDER / f"{each}.png")) for each in ("picture", name))
+    assert picture is not None
+    assert expected is not None
+    covered, applied = face_pictures.played(case, np.asarray(picture, np.uint8))
+    assert applied == case["applied"]
+    assert np.abs(covered.astype(int) - expected).max() <= 1

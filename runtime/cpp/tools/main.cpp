@@ -14,7 +14,7 @@ using genedge::Option;
 using genedge::Verb;
 
 std::vector<Verb> verbs() {
-  return {genedge::run_verb(), genedge::verify_verb(), genedge::bench_verb(), genedge::doctor_verb()};
+  return {genedge::run_verb(), genedge::deid_verb(), genedge::verify_verb(), genedge::bench_verb(), genedge::doctor_verb()};
 }
 
 void show_help() {
@@ -34,7 +34,7 @@ void show_help(const Verb& verb) {
 
 int run(const std::vector<std::string>& arguments) {
   const auto wants_help = [](const std::string& word) { return word == "-h" || word == "--help"; };
-  if (arguments.empty()) throw genedge::UsageError("name a verb: run, verify, bench or doctor (--help shows them)");
+  if (arguments.empty()) throw genedge::UsageError("name a verb: run, deid, verify, bench or doctor (--help shows them)");
   if (wants_help(arguments[0])) {
     show_help();
     return genedge::kOk;

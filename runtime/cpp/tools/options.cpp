@@ -18,7 +18,9 @@ namespace {
 /// Options of `python -m runtime` that are not here.
 const std::vector<std::string> kOfPython = {"--control",     "--reconnect",  "--input-timeout", "--input-option",
                                             "--host",        "--token-file", "--resume",        "--min-shape",
-                                            "--opt-shape",   "--max-shape"};
+                                            "--opt-shape",   "--max-shape",
+                                            "--vault",       "--review",     "--ask-passcode",  "--passcode-env",
+                                            "--generator"};
 
 const Option* found(const std::vector<Option>& known, const std::string& name) {
   for (const Option& option : known) {

@@ -51,6 +51,7 @@ struct Verb {
 };
 
 Verb run_verb();
+Verb deid_verb();
 Verb verify_verb();
 Verb bench_verb();
 Verb doctor_verb();

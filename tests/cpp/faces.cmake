@@ -1,0 +1,12 @@
+# The tests of the face pipeline. Pictures and traces are those that pytest reads too.
+genedge_test(faces_guard "${PROJECT_SOURCE_DIR}/tests/data/traces")
+genedge_test(faces_methods "${PROJECT_SOURCE_DIR}/tests/data/covers")
+genedge_test(faces_search "${PROJECT_SOURCE_DIR}/tests/data/face-search.json")
+genedge_test(faces_deid)
+if(TEST genedge_run)
+  add_test(NAME genedge_deid
+           COMMAND "${GENEDGE_PYTHON}" -m pytest -q -p no:cacheprovider tests/cpp/test_genedge_deid.py
+           WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(genedge_deid PROPERTIES LABELS cpu TIMEOUT 900
+                       ENVIRONMENT "GENEDGE_RUN=$<TARGET_FILE:genedge-run>")
+endif()
