@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,9 +145,13 @@ class FileRun:
         """Give ``sink`` the segments that are there; from now on take note of every new one."""
         taken = 0
         if self._left is not None:
-            for whole, packets in stored_segments(self._left, self._journal.whole):
-                sink.take(whole, packets)
-                taken += 1
+            stop = threading.Event()
+            with ThreadPoolExecutor(1) as pool:  # Ctrl-C would be lost inside of FFmpeg's calls of Python
+                copying = pool.submit(_copy, self._left, self._journal.whole, sink, stop)
+                try:
+                    taken = copying.result()
+                finally:
+                    stop.set()
             self._say(f"{self._output}: {sink.frames_written} frames are there and are kept")
         if taken:
             self._journal.keep(taken)
@@ -188,6 +194,17 @@ class FileRun:
         if self._journal.whole:
             self._journal.tidy()
         self._journal.close()
+
+
+def _copy(left: Path, whole: list[Whole], sink: SegmentSink, stop: threading.Event) -> int:
+    """Hand the segments of a file on until ``stop``; how many that were."""
+    taken = 0
+    for segment, packets in stored_segments(left, whole):
+        if stop.is_set():
+            break
+        sink.take(segment, packets)
+        taken += 1
+    return taken
 
 
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
