@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import re
+import signal
 import sys
 from fractions import Fraction
 from typing import Any, Protocol
@@ -129,15 +130,20 @@ def main() -> None:
     memory = mmap.mmap(int(sys.argv[1]), count * height * width * 3)
     slots = np.frombuffer(memory, dtype=np.uint8).reshape(count, height, width, 3)
     try:
+        signal.alarm(job["lost"])
         receiver: _Receiver = _Stream(job) if job["kind"] == "stream" else _Pipeline(job)
         answer(open=True)
+        signal.alarm(0)
         for line in sys.stdin:
             said = json.loads(line)
+            signal.alarm(job["lost"])
             receiver.send(slots[said["slot"]], Fraction(*said["pts"]))
+            signal.alarm(0)
             answer(slot=said["slot"])
     except Exception as error:  # libraries raise whatever they like, and all of it is for the other process to say
         answer(error=getattr(error, "strerror", None) or message_of(error))
         return
+    signal.alarm(job["lost"])
     with contextlib.suppress(Exception):  # nobody waits for the good-bye
         receiver.close()
 

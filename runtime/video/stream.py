@@ -36,6 +36,7 @@ from runtime.video.uri import STREAM_FORMATS, SinkUri
 SLOTS = 4  # frames that are on their way at most: 0.13 s at 30 frames a second, for moments without a processor
 OPENING = 15.0  # seconds in which a connection has to be there
 STALL = 5.0  # seconds after which one that takes no frame counts as lost
+LOST = 30  # whole seconds of one call after which the system ends a process whose run was killed
 CLOSING = 3.0  # seconds for the last frames and the good-bye
 _ROOT = Path(__file__).parents[2]
 
@@ -107,7 +108,6 @@ class _Link:
         self.opened = self.ended = False
         self.sent = 0
         self.error = ""
-        self._usage = False
         self.began = self.moved = time.monotonic()  # when it last took a frame off, or had none to take
         self._free = list(range(SLOTS))
         self._lock = threading.Lock()
@@ -123,14 +123,14 @@ class _Link:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(handle,),
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},  # nothing from the working folder
                 start_new_session=True,  # Ctrl-C is for us: this process ends when its input does
             )
         finally:
             os.close(handle)
         self._thread = threading.Thread(target=self._listen, name="live output", daemon=True)
         self._thread.start()
-        self._tell({**sending.job, "width": width, "height": height, "slots": SLOTS})
+        self._tell({**sending.job, "width": width, "height": height, "slots": SLOTS, "lost": LOST})
 
     def write(self, frame: VideoFrame) -> bool:
         """Hand the frame over. False: it was not taken."""
@@ -141,7 +141,8 @@ class _Link:
             if len(self._free) == SLOTS - 1:
                 self.moved = time.monotonic()
         np.copyto(self._slots[slot], frame.image)
-        return self._tell({"slot": slot, "pts": [frame.pts.numerator, frame.pts.denominator]})
+        self._tell({"slot": slot, "pts": [frame.pts.numerator, frame.pts.denominator]})
+        return True
 
     def trouble(self, now: float) -> str:
         """Why it cannot be used any longer, "" while it can."""
@@ -169,14 +170,11 @@ class _Link:
             self._process.wait()
         self._thread.join(CLOSING)
 
-    def _tell(self, content: dict[str, Any]) -> bool:
+    def _tell(self, content: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it has ended, and why comes from the other side
             self._process.stdin.write(json.dumps(content).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:  # it has ended, and why comes from the other side
-            return False
-        return True
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

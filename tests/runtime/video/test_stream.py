@@ -286,27 +286,41 @@ def test_no_process_is_left_behind() -> None:
 
 KILLED = """
 import sys
+import time
 from fractions import Fraction
+import numpy as np
+from runtime.video import stream
 from runtime.video.sink import open_sink
-from runtime.video.source import SourceInfo
-info = SourceInfo("test", 64, 48, Fraction(30), Fraction(1, 30), live=True)
-sink = open_sink(sys.argv[1], source=info, width=64, height=48)
+from runtime.video.source import SourceInfo, VideoFrame
+info = SourceInfo("test", 640, 480, Fraction(30), Fraction(1, 30), live=True)
+stream.LOST, stream.STALL = 2, 1000.0
+sink = open_sink(sys.argv[1], source=info, width=640, height=480, crf=1, preset="ultrafast")
 print(sink._link._process.pid, flush=True)
+noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+for index in range(int(sys.argv[2])):  # until nothing goes through any longer
+    while not sink._link.write(VideoFrame(np.roll(noise, index, 0), Fraction(index, 30), index)):
+        if sink._link.moved + 1 < time.monotonic():
+            break
+print("full", flush=True)
 sys.stdin.read()
 """
 
 
-def test_the_process_that_sends_ends_with_the_one_it_serves() -> None:
-    command = [sys.executable, "-c", KILLED, f"udp://127.0.0.1:{free_port()}"]
-    owner = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    sender = int(owner.stdout.readline())
-    owner.send_signal(signal.SIGKILL)
-    owner.communicate()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and _runs(sender):
-        time.sleep(0.05)
-    assert not _runs(sender)
+@pytest.mark.parametrize("stuck", [False, True])
+def test_the_process_that_sends_ends_with_the_one_it_serves(stuck: bool) -> None:
+    """Also amid a call that does not return, to a server that reads nothing."""
+    with deaf_server() as (address, _):
+        command = [sys.executable, "-c", KILLED, address, "100" if stuck else "0"]
+        owner = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert owner.stdout is not None
+        sender = int(owner.stdout.readline())
+        assert owner.stdout.readline() == "full\n"
+        owner.send_signal(signal.SIGKILL)
+        owner.communicate()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and _runs(sender):
+            time.sleep(0.05)
+        assert not _runs(sender)
 
 
 def _runs(process: int) -> bool:
