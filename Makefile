@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo gallery test test-fast lint format bench clean
+.PHONY: demo gallery test test-fast soak lint format bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# two minutes of live video: memory, threads, open files, sound against pictures, latency
+soak: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.live --minutes 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
