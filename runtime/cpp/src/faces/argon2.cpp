@@ -216,11 +216,8 @@ class Memory {
       const Word first = number & 0xffffffff, second = number >> 32;
       const unsigned other = pass == 0 && slice == 0 ? lane : static_cast<unsigned>(second % cost_.lanes);
       Word area = pass == 0 ? slice * length : columns_ - length;
-      if (other == lane) {
-        area += index - 1;
-      } else if (index == 0) {
-        area -= 1;
-      }
+      if (other == lane) area += index;
+      if (other == lane || index == 0) area -= 1;  // not the block before
       const Word place = area - 1 - (area * (first * first >> 32) >> 32);
       const Word start = pass == 0 || slice == kSlices - 1 ? 0 : (slice + 1) * length;
       const Block made = compressed(before, at(other, static_cast<unsigned>((start + place) % columns_)));
