@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -236,6 +237,19 @@ def test_a_signal_leaves_a_playable_file(tmp_path: Path, number: signal.Signals)
     assert "interrupted" in words
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert 0 < sum(1 for _ in container.decode(video=0)) < 250
+
+
+def test_systemd_hears_of_the_frames(tmp_path: Path) -> None:
+    bundle, frames = write_small_bundle(tmp_path / "net"), random_frames(3, 8, 12, 3)
+    source = pictures(tmp_path / "in", frames)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        command = [PROGRAM, "run", "-b", str(bundle), "-i", source, "-o", "null://", "--quiet"]
+        subprocess.run(command, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}, check=True, timeout=60)
+        heard = [systemd.recv(100).decode() for _ in range(2)]
+    assert heard[0].splitlines() == ["READY=1", "WATCHDOG=1"]
+    assert heard[1] in ("WATCHDOG=1", "STOPPING=1")
 
 
 # --- messages and exit codes ------------------------------------------------------------------------------------------

@@ -201,6 +201,11 @@ class Run {
     ending_ = true;
   }
 
+  bool failed() {
+    const std::lock_guard<std::mutex> held(lock_);
+    return error_ != nullptr;
+  }
+
   void discard_upto(std::size_t index) {
     for (std::size_t i = 0; i <= index; ++i) channels_[i]->close(true);
   }
@@ -309,7 +314,7 @@ class Run {
   void finalise() {
     if (finalised_.exchange(true)) return;
     try {
-      if (!error_ && !interrupted()) {
+      if (!failed() && !interrupted()) {
         try {
           sink_.close();
           return;

@@ -15,6 +15,7 @@
 #include "signals.hpp"
 #include "stats.hpp"
 #include "text.hpp"
+#include "watchdog.hpp"
 
 namespace genedge {
 
@@ -118,7 +119,11 @@ struct Job {
     }
     Progress progress(total, options.has("--quiet"));
     how.newest = source->info().live;
-    how.progress = [&](std::int64_t frames) { progress.update(frames); };
+    Watchdog watchdog;
+    how.progress = [&](std::int64_t frames) {
+      progress.update(frames);
+      watchdog.frame();
+    };
     if (beginnings) how.begins = std::ref(*beginnings);
     std::vector<Session*> sessions;
     for (const auto& stage : stages) sessions.push_back(stage.get());

@@ -1,0 +1,7 @@
+// The version that these stand-ins play: -DSTUB_TENSORRT_MAJOR=, -DSTUB_TENSORRT_MINOR=.
+#pragma once
+
+#define NV_TENSORRT_MAJOR STUB_TENSORRT_MAJOR
+#define NV_TENSORRT_MINOR STUB_TENSORRT_MINOR
+#define NV_TENSORRT_PATCH 0
+#define NV_TENSORRT_BUILD 1
