@@ -3,6 +3,8 @@ genedge_test(faces_guard "${PROJECT_SOURCE_DIR}/tests/data/traces")
 genedge_test(faces_methods "${PROJECT_SOURCE_DIR}/tests/data/covers")
 genedge_test(faces_search "${PROJECT_SOURCE_DIR}/tests/data/face-search.json")
 genedge_test(faces_deid)
+genedge_test(faces_keys "${PROJECT_SOURCE_DIR}/tests/data/covers/picture.png")
+
 if(TEST genedge_run)
   add_test(NAME genedge_deid
            COMMAND "${GENEDGE_PYTHON}" -m pytest -q -p no:cacheprovider tests/cpp/test_genedge_deid.py
