@@ -201,10 +201,10 @@ def chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-cut-reset", action="store_true", help="let a recurrent bundle keep its state across cuts")
 
 
-def video_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every verb takes that runs video from an INPUT to an OUTPUT."""
+def video_options(parser: argparse.ArgumentParser, preset: str = "light") -> None:
+    """Add what every verb takes that runs video from an INPUT to an OUTPUT. ``preset``: see :func:`encoder_options`."""
     parser.add_argument("--max-frames", type=count, metavar="N", help="stop after N frames")
-    encoder_options(parser)
+    encoder_options(parser, preset)
     parser.add_argument("--input-width", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument("--input-height", type=count, metavar="N", help="asked of a camera, in pixels")
     parser.add_argument(
@@ -269,8 +269,8 @@ def video_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def encoder_options(parser: argparse.ArgumentParser) -> None:
-    """Add how a video is compressed; :func:`sink_as_told` reads them."""
+def encoder_options(parser: argparse.ArgumentParser, preset: str = "light") -> None:
+    """Add how a video is compressed, by default with ``preset``; :func:`sink_as_told` reads them."""
     parser.add_argument(
         "--codec",
         metavar="NAME",
@@ -288,10 +288,10 @@ def encoder_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preset",
-        default="light",
+        default=preset,
         metavar="NAME",
-        help="ultrafast to placebo, or the encoder's own name; light: x264 with little work, others veryfast (default: "
-        "light)",
+        help="ultrafast to placebo, or the encoder's own name; light: x264 with little work, others veryfast "
+        f"(default: {preset})",
     )
     parser.add_argument(
         "--pix-fmt",

@@ -127,7 +127,7 @@ def add_deid_parser(verbs: Any) -> None:
     chain_options(parser)
     adaptive_option(parser, "what is run behind it (-b), never the covers")
     engine_options(parser)
-    video_options(parser)
+    video_options(parser, preset="veryfast")  # light is for frames that a net has smoothed
     json_option(parser)
     parser.set_defaults(verb=deid)
 
