@@ -126,6 +126,7 @@ class SourceInfo:
     ``frame_count``, ``duration`` (seconds): what the file says, not a promise; None for live sources.
     ``start``: seconds on the file's own clock at which the first frame is shown (its audio uses the same clock).
     ``rotation``: degrees clockwise that were applied. ``sample_aspect``: width over height of a pixel.
+    ``path``: of a file that can be read more than once.
     """
 
     uri: str
@@ -464,7 +465,8 @@ class FileSource(Source):
         self._damaged = 0
         self._resized = 0
         self._end = Fraction(0)  # seconds at which the last frame given ends
-        path = uri.path if uri.kind is SourceKind.FILE else None
+        # a named pipe cannot be read twice
+        path = uri.path if uri.kind is SourceKind.FILE and uri.path.is_file() else None
         self._is_file = uri.kind is not SourceKind.NETWORK
         self._ahead = self._is_file and options.ahead
         self._container = _open_container(uri, options)
