@@ -200,7 +200,8 @@ def test_sound_is_that_of_one_run(
         assert run(command(bundles["small"], source, killed / "out.mp4", *options, "--resume")) == 0
         assert content(killed / "out.mp4") == content(folder / "out.mp4")
         copied, whole = content(folder / "out.mp4")["audio"], content(source)["audio"]
-        assert [packet[-1] for packet in copied] == [packet[-1] for packet in whole]
+        assert [packet[-1] for packet in copied] == [packet[-1] for packet in whole][: len(copied)]
+        assert 60 / 30 - 0.1 < len(copied) / len(whole) * 275 / 29.97 < 60 / 29.97 + 0.1
 
 
 def test_a_resumed_run_that_is_killed_again(
@@ -312,7 +313,7 @@ def test_stopped_while_what_is_there_is_taken_over(
             patch.setattr(SegmentSink, "take", stopped)
             assert run(command(bundles["small"], clip, out, "--resume")) == 130
         else:
-            patch.setattr("runtime.video.sink.encoding_for", lambda *arguments: 1 / 0)
+            patch.setattr("runtime.video.sink.encoding_for", lambda *arguments, **more: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 run(command(bundles["small"], clip, out, "--resume"))
             assert played(out) == before
