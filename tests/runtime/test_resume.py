@@ -201,7 +201,7 @@ def test_sound_is_that_of_one_run(
         assert content(killed / "out.mp4") == content(folder / "out.mp4")
         copied, whole = content(folder / "out.mp4")["audio"], content(source)["audio"]
         assert [packet[-1] for packet in copied] == [packet[-1] for packet in whole][: len(copied)]
-        assert 60 / 30 - 0.1 < len(copied) / len(whole) * 275 / 29.97 < 60 / 29.97 + 0.1
+        assert len(whole) / 6 < len(copied) < len(whole) / 4  # 60 of 275 frames
 
 
 def test_a_resumed_run_that_is_killed_again(
