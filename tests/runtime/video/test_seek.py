@@ -103,3 +103,10 @@ def test_pictures(tmp_path: Path) -> None:
             (2, Fraction(2, 25), 2),
             (3, Fraction(3, 25), 3),
         ]
+
+
+def test_what_cannot_be_sought_is_read(make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that does not get to the key frame it was asked for is read from its beginning."""
+    clip = make_clip(ticks=[i * 3600 for i in range(60)], options=GROUPS)
+    monkeypatch.setattr("runtime.video.source.seek_frames", lambda *arguments: None)
+    check(clip, [35, 59], monkeypatch, seeks=False)
