@@ -151,11 +151,16 @@ class Adaptive:
             say(f"--adaptive: {slot.bundle.manifest.name} may be {', '.join(level.told for level in levels)}")
             slot.tile = levels[place].tile
             self._watched.append(_Watched(stage, slot.bundle.manifest.name, slot, levels, Governor(len(levels), place)))
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="adaptive", daemon=True)
 
     def look(self, now: float) -> None:
         """Measure, and ask for a change where one is due; ``now`` in seconds."""
+        with self._lock:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
         missed, self._dropped = self._source.dropped > self._dropped, self._source.dropped
         if self._switcher.busy:
             return
@@ -194,6 +199,10 @@ class Adaptive:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dumps``."""
+        with self._lock:
+            if not self._switcher.busy:  # a change that has just been made counts too
+                for watched in [*self._watched]:
+                    self._settle(watched, time.monotonic())
         return {
             "down": self.downs,
             "up": self.ups,
