@@ -93,7 +93,9 @@ def open_run(
 
     ``facts``: what :func:`facts_of` gives.
     """
-    if info.live or info.path is None or parse_sink(options.output).kind is not SinkKind.FILE:
+    if info.live or info.path is None or not info.path.is_file():  # such as a pipe, which is read once
+        return None
+    if parse_sink(options.output).kind is not SinkKind.FILE:
         return None
     return FileRun(options, facts(), say)
 
