@@ -295,7 +295,8 @@ def deid(options: argparse.Namespace) -> int:
             stages.append(session)
             height, width = height * session.scale, width * session.scale
         models = zip(bundles, choices, strict=True)
-        file_run = open_run(options, info, lambda: facts_of(options, info, models, detector=detector.digest), say)
+        more = {"detector": detector.digest, "--thresh": f"{detector.low:g}"}
+        file_run = open_run(options, info, lambda: facts_of(options, info, models, **more), say)
         if file_run is not None:
             stack.enter_context(file_run)
             controls.on_change = file_run.stop_noting

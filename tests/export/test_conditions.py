@@ -36,6 +36,7 @@ def generator() -> LoadedGenerator:
         Condition("classes", Code("one-hot", 3, (0.0, 1.0, 0.0)), is_map=True),
         Condition("style", Code("vector", 2, (0.5, -1.0), -2.0, 2.0)),
     )
+    torch.manual_seed(1)
     net = randomised(Labelled()).requires_grad_(False)
     return LoadedGenerator("test", net, 1, conditions=conditions, tileable=False)
 

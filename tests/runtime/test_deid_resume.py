@@ -50,8 +50,8 @@ def test_a_killed_run_is_continued(
     assert all(np.array_equal(one, other) for one, other in zip(left, expected, strict=False))
     capsys.readouterr()
     options = ("--method", "solid", "--resume", "--json", killed / "r.json")
-    assert deid(source, killed / "d.mp4", *options, "--thresh", 0.3) == 2
-    assert "was begun with another --thresh (0.25, now 0.3)" in capsys.readouterr().err
+    assert deid(source, killed / "d.mp4", *options, "--thresh", 0.4) == 2
+    assert "was begun with another --thresh (0.3, now 0.4)" in capsys.readouterr().err
     assert deid(source, killed / "d.mp4", *options) == 0
     said = capsys.readouterr().err
     assert "frames are there and are kept" in said
