@@ -1,7 +1,7 @@
 """Conversions between BGR and YUV that OpenCV does faster than swscale, to the same pixels but for rounding.
 
-Told to round accurately, swscale goes pixel by pixel from and to packed colours: for each pixel on one core, it takes
-about six times as long to YUV and twice as long from it. ``python -m benchmarks.pipeline --only stages`` measures both.
+Told to round accurately, swscale is slow from and to packed colours: it takes four times as long to YUV and twice as
+long from it. ``python -m benchmarks.pipeline --only stages`` measures both.
 """
 
 from __future__ import annotations
