@@ -1,5 +1,6 @@
 #include "faces/align.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -70,7 +71,7 @@ Affine placement(const Landmarks& source, const Landmarks& target) {
 
 double growth(const Affine& matrix) { return std::abs(matrix(0, 0) * matrix(1, 1) - matrix(0, 1) * matrix(1, 0)); }
 
-cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
+cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size, bool repeated) {
   Affine back;
   cv::invertAffineTransform(matrix, back);
   const int channels = image.channels();
@@ -78,8 +79,12 @@ cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
   for (int y = 0; y < size.height; ++y) {
     unsigned char* line = out.ptr(y);
     for (int x = 0; x < size.width; ++x, line += channels) {
-      const double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
-      const double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
+      double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      if (repeated) {  // beyond the border it is what it is there
+        across = std::clamp(across, 0.0, image.cols - 1.0);
+        down = std::clamp(down, 0.0, image.rows - 1.0);
+      }
       if (!(across > -1 && across < image.cols && down > -1 && down < image.rows)) continue;
       const int left = static_cast<int>(std::floor(across)), top = static_cast<int>(std::floor(down));
       const float right_share = static_cast<float>(across - left), low_share = static_cast<float>(down - top);
