@@ -30,6 +30,9 @@ double growth(const Affine& matrix);
 // ones give; this is as exact as those on every version.
 cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size, bool repeated = false);
 
+// `image` (CV_8UC3) under `matrix`, bicubic, beyond its border its edge pixels; on every version as OpenCV 5 gives it.
+cv::Mat warped_smoothly(const cv::Mat& image, const Affine& matrix, cv::Size size);
+
 // Why no face can be drawn on `landmarks`: "no landmarks" or "profile"; empty where one can.
 std::string trouble_with(const std::optional<Landmarks>& landmarks);
 

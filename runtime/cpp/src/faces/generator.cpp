@@ -234,9 +234,8 @@ void put_back(const cv::Mat& face, const Affine& matrix, cv::Mat& image) {
   back(0, 2) -= window.left;
   back(1, 2) -= window.top;
   const cv::Size size(window.width(), window.height());
-  cv::Mat drawn;
   // a face larger than the crop looks blocky at its edges with bilinear weights alone
-  cv::warpAffine(face, drawn, back, size, cv::INTER_CUBIC, cv::BORDER_REPLICATE);
+  const cv::Mat drawn = warped_smoothly(face, back, size);
   const cv::Mat alpha = warped(hull(), back, size);
   cv::Mat part = image(window.rect());
   for (int row = 0; row < part.rows; ++row) {
