@@ -1,4 +1,5 @@
 // How a pipeline ends: whatever fails, everything before it is written, the sink is finalised once, and nothing hangs.
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <thread>
@@ -80,12 +81,14 @@ class Recording : public genedge::Sink {
     in_order = in_order && frame.image.at<cv::Vec3b>(3, 5)[1] == frame.index && frame.index > last_;
     last_ = frame.index;
     ++frames_written_;
+    ++written;
   }
   void close() override { ended += "closed "; }
   void abort() override { ended += "aborted "; }
 
   std::string ended;
   bool in_order = true;
+  std::atomic<int> written{0};  // for other threads
 
  private:
   std::int64_t fail_at_, last_ = -1;
@@ -97,7 +100,7 @@ struct Outcome {
   bool in_order;
 };
 
-Outcome run(Numbers::End ends, int session_fails = -1, int sink_fails = -1, int stop_after_ms = -1, int stages = 2) {
+Outcome run(Numbers::End ends, int session_fails = -1, int sink_fails = -1, int stop_after = -1, int stages = 2) {
   Numbers source(20, ends);
   std::vector<std::unique_ptr<Slow>> own;
   std::vector<genedge::Session*> sessions;
@@ -108,8 +111,8 @@ Outcome run(Numbers::End ends, int session_fails = -1, int sink_fails = -1, int 
   Recording sink(sink_fails);
   std::atomic<int> stop{0};
   std::thread stopper([&] {
-    if (stop_after_ms < 0) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(stop_after_ms));
+    if (stop_after < 0) return;
+    while (sink.written < stop_after) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     stop = 1;
   });
   genedge::PipelineReport report;
@@ -140,7 +143,7 @@ void check_ends() {
   check_outcome(run(End::well, 7), "the session failed", "aborted ", 7);
   check_outcome(run(End::well, 0), "the session failed", "aborted ", 0);
   check_outcome(run(End::well, -1, 5), "the sink failed", "aborted ", 5);
-  check_outcome(run(End::waiting, -1, -1, 60), "", "aborted ", 20);  // a camera that gives nothing any more
+  check_outcome(run(End::waiting, -1, -1, 20), "", "aborted ", 20);  // a camera that gives nothing any more
 }
 
 void check_newest() {

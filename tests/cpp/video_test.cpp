@@ -38,6 +38,11 @@ void check_names() {
   CHECK_THROWS(UsageError, "numbered pictures end in one of", genedge::parse_sink("%d.mp4"));
 
   int count = 0;
+  for (const auto& [text, wanted] : {std::pair("a%d.png", 1), {"%05d%d.png", 2}, {"100%.png", 0}, {"%5d.png", 0},
+                                     {"%0d.png", 0}, {"%", 0}, {"%x%03d.png", 1}}) {
+    genedge::numbered_name(text, count);
+    CHECK_EQUAL(count, wanted);
+  }
   const auto name = genedge::numbered_name("a%04d.png", count);
   CHECK_EQUAL(name(12), "a0012.png");
   CHECK_EQUAL(name.number_in("a0012.png"), 12);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <regex>
 
 #include "genedge/error.hpp"
 #include "text.hpp"
@@ -22,9 +21,9 @@ bool among(const std::vector<std::string>& all, const std::string& one) {
 }
 
 std::string scheme_of(const std::string& text) {
-  std::smatch match;
-  static const std::regex kScheme("^([A-Za-z][A-Za-z0-9+.-]*)://");
-  return std::regex_search(text, match, kScheme) ? lower(match[1].str()) : "";
+  const std::string scheme = lower(text.substr(0, text.find("://")));
+  const bool plain = scheme.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789+.-") == std::string::npos;
+  return scheme.size() < text.size() && plain && scheme[0] >= 'a' && scheme[0] <= 'z' ? scheme : "";
 }
 
 std::string path_of(const std::string& text, const std::string& scheme) {
@@ -63,12 +62,18 @@ int numbers_in(const std::string& target) {
 const std::vector<std::string>& picture_suffixes() { return kPictures; }
 
 NumberedName numbered_name(const std::string& name, int& count) {
-  static const std::regex kPattern("%(0[0-9]+)?d");
-  count = static_cast<int>(std::distance(std::sregex_iterator(name.begin(), name.end(), kPattern), {}));
-  std::smatch match;
-  if (!std::regex_search(name, match, kPattern)) return {};
-  const std::string digits = match[1].str();
-  return {match.prefix().str(), match.suffix().str(), digits.empty() ? 0 : std::stoi(digits.substr(0, 4))};
+  NumberedName first;
+  count = 0;
+  for (std::size_t i = name.find('%'); i != std::string::npos; i = name.find('%', i + 1)) {
+    std::size_t end = i + 1;  // %d, or %0 and digits and d
+    while (end < name.size() && name[i + 1] == '0' && name[end] >= '0' && name[end] <= '9') ++end;
+    if (end == i + 2 || end == name.size() || name[end] != 'd') continue;
+    if (count++ == 0) {
+      const std::string digits = name.substr(i + 1, std::min<std::size_t>(end - i - 1, 4));
+      first = {name.substr(0, i), name.substr(end + 1), digits.empty() ? 0 : std::stoi(digits)};
+    }
+  }
+  return first;
 }
 
 std::string NumberedName::operator()(long long number) const {
@@ -157,7 +162,9 @@ SinkUri parse_sink(const std::string& text) {
   const std::string suffix = lower(fs::path(target).extension().string());
   if (const int count = numbers_in(target)) {
     if (count > 1) throw UsageError(text + ": one number only, as in frames_%06d.png");
-    if (!among(kPictures, suffix)) throw UsageError(text + ": numbered pictures end in one of " + joined(kPictures, " "));
+    if (!among(kPictures, suffix)) {
+      throw UsageError(text + ": numbered pictures end in one of " + joined(kPictures, " "));
+    }
     return {SinkKind::pattern, target, text};
   }
   if (among(kPictures, suffix)) return {SinkKind::picture, target, text};
