@@ -4,7 +4,7 @@
 ``cases.json`` holds ``root``, 32 bytes in hexadecimal from which the keys of the tracks follow, and for every case
 ``{"method", "covers", "before"}``; a cover has ``track``, ``box``, ``region``, ``landmarks`` and ``sure``. A method
 gets the inverted picture first where ``before`` is true, then the picture, and gives ``NAME.png``; ``applied`` is what
-it says of each cover, as method and reason.
+it says of each cover, as method and reason. The session of the generator is :class:`Inverting`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from runtime.codes import Code
+from runtime.faces.generator import GeneratorPainter
 from runtime.faces.methods import make_method
 from runtime.faces.passcode import RecordingKeys
 from runtime.faces.types import Box, Cover
-from runtime.frames import Frame
+from runtime.frames import Frame, Frames
 
 FOLDER = Path(__file__).parent / "data" / "covers"
 ROOT = bytes(range(32))
@@ -36,9 +38,36 @@ def picture() -> Frame:
     return image
 
 
+class Inverting:
+    """In the place of a generator's session: the inverted crop, darker by 10 for each bit of the passcode that is on,
+    with a white square of 3 pixels at every landmark."""
+
+    def __init__(self) -> None:
+        self.codes = {
+            "landmarks": Code("vector", 10, (0.0,) * 10, -1.0, 1.0),
+            "passcode": Code("bits", 4, (0.0,) * 4),
+        }
+        self._now: dict[str, Any] = {}
+
+    def set_codes(self, values: dict[str, Any]) -> None:
+        self._now = values
+
+    def infer(self, frames: Frames) -> Frames:
+        darker = np.uint8(10 * np.count_nonzero(self._now["passcode"]))
+        crop = cv2.subtract(255 - frames[0], np.full_like(frames[0], darker))
+        for x, y in (np.asarray(self._now["landmarks"]).reshape(5, 2) + 1) * 48:
+            crop[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] = 255
+        return np.asarray(crop, np.uint8)[None]
+
+    def close(self) -> None:
+        pass
+
+
 def played(case: dict[str, Any], image: Frame) -> tuple[Frame, list[list[str]]]:
     """The covered picture, and method and reason for each cover."""
-    method = make_method(case["method"], keys=RecordingKeys(ROOT))
+    session: Any = Inverting()
+    painter = GeneratorPainter(session) if case["method"] == "generator" else None
+    method = make_method(case["method"], keys=RecordingKeys(ROOT), painter=painter)
     covers = [_cover(cover) for cover in case["covers"]]
     if case["before"]:
         method.apply(255 - image, covers)
@@ -68,7 +97,8 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         _face(4, 150, 96, 36, narrow=0.2),
         _face(5, 90, 50, 30),
     ]
-    yield "average", {"method": "average", "covers": many, "before": True}
+    for method in ("average", "generator"):
+        yield method, {"method": method, "covers": many, "before": True}
 
 
 def _face(track: int, x: float, y: float, width: float, *, turned: float = 0.0, narrow: float = 1.0) -> dict[str, Any]:

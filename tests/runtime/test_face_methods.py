@@ -369,7 +369,7 @@ def test_faces_of_real_portraits_are_found_again_at_their_place(assets: Callable
 # -- pictures, which the C++ methods give as well ---------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["solid", "mosaic", "blur", "average"])
+@pytest.mark.parametrize("name", ["solid", "mosaic", "blur", "average", "generator"])
 def test_a_method_gives_the_picture_that_is_kept(name: str) -> None:
     case = json.loads((face_pictures.FOLDER / "cases.json").read_text())["cases"][name]
     picture, expected = (cv2.imread(str(face_pictures.FOLDER / f"{each}.png")) for each in ("picture", name))

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
-#include <map>
+#include <iterator>
+#include <optional>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
+#include "codes_of_run.hpp"
 #include "faces/canary.h"
+#include "faces/generator.h"
 #include "faces/keys.h"
 #include "genedge/error.hpp"
 #include "genedge/faces/deid.hpp"
@@ -25,6 +29,7 @@ namespace fs = std::filesystem;
 
 constexpr int kLookahead = 12;  // frames, of files: 0.4 s at 30 frames a second
 constexpr double kHigh = 0.6;   // score that permits drawing a face
+constexpr std::size_t kMostPasscode = 4096;  // bytes
 constexpr const char* kBlurWarning =
     "A blurred face can be recognised again by software that was trained on blurred faces: prefer solid.";
 
@@ -45,6 +50,30 @@ void check_beside(const Options& options) {
     }
     taken.push_back(name);
   }
+}
+
+/// The passcode from --passcode-file, else from an environment variable; empty where there is none.
+std::string passcode_of(const Options& options) {
+  if (options.has("--passcode-file")) {
+    const std::string path = options.text("--passcode-file"), passcode = read_passcode(path);
+    if ((fs::status(path).permissions() & fs::perms::others_read) != fs::perms::none) {
+      say("warning: everybody on this machine can read " + path + ": chmod 600 " + path);
+    }
+    return passcode;
+  }
+  const std::string name = options.text("--passcode-env", "GENEDGE_PASSCODE");
+  const char* value = std::getenv(name.c_str());
+  if (value == nullptr) {
+    if (options.has("--passcode-env")) throw UsageError("the environment variable " + name + " is not set");
+    return "";
+  }
+  std::string passcode = value;
+  passcode.erase(passcode.find_last_not_of("\r\n") + 1);
+  if (passcode.empty()) throw UsageError("$" + name + ": holds no passcode");
+  if (passcode.size() > kMostPasscode) {
+    throw UsageError("$" + name + ": more than " + std::to_string(kMostPasscode) + " bytes");
+  }
+  return passcode;
 }
 
 /// A crash must not leave raw frames on the disk.
@@ -229,7 +258,7 @@ int deid(const Options& options) {
   wishes.audio = options.has("--keep-audio");
   check_sink(output, wishes.overwrite);
   check_beside(options);
-  if (method == "generator") throw UsageError("--method generator is one of `python -m runtime` only: take average");
+  const std::string passcode = passcode_of(options);
   faces::DetectorOptions detecting = detector_options_of(options);
   faces::GuardSettings guard;
   const double scale = options.number("--mask-scale", 1.2, 4.0, "factor").value_or(1.6);
@@ -245,7 +274,15 @@ int deid(const Options& options) {
     bundles.push_back(open_bundle(place));
     choices.push_back(choose(bundles.back(), options.text("--backend", "auto"), options.text("--precision", "auto")));
   }
-  const EngineOptions engine = engine_options_of(options, choices);
+  std::optional<Bundle> generator;
+  Choice generating;
+  std::vector<Choice> used = choices;
+  if (method == "generator") {
+    generator = open_bundle(options.text("--generator", "face-deid"));
+    generating = choose(*generator, options.text("--backend", "auto"), options.text("--precision", "auto"));
+    used.push_back(generating);
+  }
+  const EngineOptions engine = engine_options_of(options, used);
   no_core_dumps();
   catch_signals();
   std::unique_ptr<Source> raw = open_source(options.text("--input"), source_options_of(options));
@@ -261,10 +298,19 @@ int deid(const Options& options) {
   settings.guard = guard;
   std::shared_ptr<faces::FaceDetector> checker = detector;
   if (detecting.streams > 1) checker = detector->twin();
+  const auto keys = passcode.empty() ? faces::RecordingKeys::random()
+                                     : faces::RecordingKeys::from_passcode(
+                                           passcode, faces::recording_of(options.text("--input"), info.live));
+  std::unique_ptr<faces::Painter> painter;
+  if (generator) {
+    SessionOptions session;
+    session.engine = engine;
+    painter = faces::make_generator_painter(open_session(*generator, generating, session));
+  }
   Job job{options, method, guard,
           std::make_unique<faces::DeidentifiedSource>(std::move(raw), detector,
-                                                      faces::make_method(method, faces::RecordingKeys::random()),
-                                                      settings, checker),
+                                                      faces::make_method(method, keys, std::move(painter)), settings,
+                                                      checker),
           detector, {}, nullptr};
   say(detector->description() + "; " + method + "; " + shown(info.size) + ", look-ahead " +
       std::to_string(guard.lookahead) + " frames");
@@ -296,9 +342,12 @@ Verb deid_verb() {
   const std::vector<Option> own = {
       {"--input", "-i", "INPUT", "as for run", true},
       {"--output", "-o", "OUTPUT", "as for run", true},
-      {"--method", "", "NAME", "put in place of a face: average, solid, mosaic or blur (default: average)"},
+      {"--method", "", "NAME", "put in place of a face: average, generator, solid, mosaic or blur (default: average)"},
       {"--bundle", "-b", "BUNDLE", "run the covered frames through this bundle too; several are stages in order", false,
        true},
+      {"--generator", "", "BUNDLE", "of --method generator (default: face-deid)"},
+      {"--passcode-file", "", "FILE", "passcode that chooses the faces"},
+      {"--passcode-env", "", "NAME", "environment variable with the passcode (default: GENEDGE_PASSCODE)"},
       {"--detector", "", "FILE", "bundle or YuNet .onnx (default: $GENEDGE_FACE_DETECTOR, YuNet, own)"},
       {"--thresh", "", "S", "score that covers (default: 0.25, of the own detector 0.3)"},
       {"--mask-scale", "", "F", "width over that of the face (default: 1.6)"},

@@ -19,8 +19,7 @@ namespace {
 const std::vector<std::string> kOfPython = {"--control",     "--reconnect",  "--input-timeout", "--input-option",
                                             "--host",        "--token-file", "--resume",        "--min-shape",
                                             "--opt-shape",   "--max-shape",
-                                            "--vault",       "--review",     "--ask-passcode",  "--passcode-env",
-                                            "--generator"};
+                                            "--vault",       "--review",     "--ask-passcode"};
 
 const Option* found(const std::vector<Option>& known, const std::string& name) {
   for (const Option& option : known) {

@@ -1,5 +1,6 @@
 #include "faces/align.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -70,7 +71,7 @@ Affine placement(const Landmarks& source, const Landmarks& target) {
 
 double growth(const Affine& matrix) { return std::abs(matrix(0, 0) * matrix(1, 1) - matrix(0, 1) * matrix(1, 0)); }
 
-cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
+cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size, bool repeated) {
   Affine back;
   cv::invertAffineTransform(matrix, back);
   const int channels = image.channels();
@@ -78,8 +79,12 @@ cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
   for (int y = 0; y < size.height; ++y) {
     unsigned char* line = out.ptr(y);
     for (int x = 0; x < size.width; ++x, line += channels) {
-      const double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
-      const double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
+      double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      if (repeated) {  // beyond the border it is what it is there
+        across = std::clamp(across, 0.0, image.cols - 1.0);
+        down = std::clamp(down, 0.0, image.rows - 1.0);
+      }
       if (!(across > -1 && across < image.cols && down > -1 && down < image.rows)) continue;
       const int left = static_cast<int>(std::floor(across)), top = static_cast<int>(std::floor(down));
       const float right_share = static_cast<float>(across - left), low_share = static_cast<float>(down - top);
@@ -91,6 +96,40 @@ cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size) {
         const float upper = at(left, top) + right_share * (at(left + 1, top) - at(left, top));
         const float lower = at(left, top + 1) + right_share * (at(left + 1, top + 1) - at(left, top + 1));
         line[channel] = static_cast<unsigned char>(std::lrint(upper + low_share * (lower - upper)));
+      }
+    }
+  }
+  return out;
+}
+
+cv::Mat warped_smoothly(const cv::Mat& image, const Affine& matrix, cv::Size size) {
+  constexpr float kSharp = -0.75f;  // as OpenCV's bicubic weights have it
+  const auto weights = [](float share) {
+    const auto near = [](float far) { return ((kSharp + 2) * far - (kSharp + 3)) * far * far + 1; };
+    const auto away = [](float far) { return ((kSharp * far - 5 * kSharp) * far + 8 * kSharp) * far - 4 * kSharp; };
+    return cv::Vec4f(away(1 + share), near(share), near(1 - share), away(2 - share));
+  };
+  Affine back;
+  cv::invertAffineTransform(matrix, back);
+  cv::Mat out(size, CV_8UC3);
+  for (int y = 0; y < size.height; ++y) {
+    for (int x = 0; x < size.width; ++x) {
+      const double across = back(0, 0) * x + back(0, 1) * y + back(0, 2);
+      const double down = back(1, 0) * x + back(1, 1) * y + back(1, 2);
+      const int left = static_cast<int>(std::floor(std::clamp(across, -1e6, 1e6)));
+      const int top = static_cast<int>(std::floor(std::clamp(down, -1e6, 1e6)));
+      const cv::Vec4f columns = weights(static_cast<float>(across - left)), rows = weights(static_cast<float>(down - top));
+      cv::Vec3f sum(0, 0, 0);
+      for (int row = 0; row < 4; ++row) {
+        const auto* line = image.ptr<cv::Vec3b>(std::clamp(top + row - 1, 0, image.rows - 1));
+        for (int column = 0; column < 4; ++column) {
+          const cv::Vec3b& pixel = line[std::clamp(left + column - 1, 0, image.cols - 1)];
+          const float weight = rows[row] * columns[column];
+          for (int channel = 0; channel < 3; ++channel) sum[channel] += weight * pixel[channel];
+        }
+      }
+      for (int channel = 0; channel < 3; ++channel) {
+        out.at<cv::Vec3b>(y, x)[channel] = cv::saturate_cast<unsigned char>(sum[channel]);
       }
     }
   }

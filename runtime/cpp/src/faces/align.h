@@ -23,11 +23,15 @@ Affine placement(const Landmarks& source, const Landmarks& target);
 // How much larger, by area, something is under `matrix`: the absolute determinant.
 double growth(const Affine& matrix);
 
-// `image` (8 bits, 1 to 4 channels) under `matrix`, bilinear between pixel centres, beyond its border 0.
+// `image` (8 bits, 1 to 4 channels) under `matrix`, bilinear between pixel centres; beyond its border 0, or where
+// `repeated` its edge pixels.
 //
 // cv::warpAffine rounds coordinates to 1/32 of a pixel before OpenCV 5, which differs by several steps from what later
 // ones give; this is as exact as those on every version.
-cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size);
+cv::Mat warped(const cv::Mat& image, const Affine& matrix, cv::Size size, bool repeated = false);
+
+// `image` (CV_8UC3) under `matrix`, bicubic, beyond its border its edge pixels; on every version as OpenCV 5 gives it.
+cv::Mat warped_smoothly(const cv::Mat& image, const Affine& matrix, cv::Size size);
 
 // Why no face can be drawn on `landmarks`: "no landmarks" or "profile"; empty where one can.
 std::string trouble_with(const std::optional<Landmarks>& landmarks);
