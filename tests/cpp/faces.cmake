@@ -2,7 +2,9 @@
 genedge_test(faces_guard "${PROJECT_SOURCE_DIR}/tests/data/traces")
 genedge_test(faces_methods "${PROJECT_SOURCE_DIR}/tests/data/covers")
 genedge_test(faces_search "${PROJECT_SOURCE_DIR}/tests/data/face-search.json")
-genedge_test(faces_deid)
+if(NOT GENEDGE_SANITIZE MATCHES "thread")  # which does not see that OpenCV, built without it, counts references to a frame
+  genedge_test(faces_deid)
+endif()
 genedge_test(faces_keys "${PROJECT_SOURCE_DIR}/tests/data/covers/picture.png")
 
 if(TEST genedge_run)
