@@ -118,6 +118,12 @@ def test_options_do_the_same(pictures: tuple[str, Frames], tmp_path: Path, optio
     both(tmp_path, "-i", pictures[0], "--method", "mosaic", *options)
 
 
+def test_a_picture_is_covered_alike(assets: Callable[[str], Path], tmp_path: Path) -> None:
+    report, _ = both(tmp_path, "-i", assets("faces/crowds/deface_city.jpg"), "--method", "solid")
+    assert report["thresholds"]["low"] == 0.25
+    assert report["faces"] >= 20
+
+
 def test_a_film_is_covered_alike(assets: Callable[[str], Path], tmp_path: Path) -> None:
     film = assets("video/short_hamilton_clip.mp4")
     report, _ = both(tmp_path, "-i", film, "--method", "mosaic", "--max-frames", 40)

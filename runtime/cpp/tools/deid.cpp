@@ -28,6 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kLookahead = 12;  // frames, of files: 0.4 s at 30 frames a second
+constexpr double kPictureLow = 0.25;
 constexpr double kHigh = 0.6;   // score that permits drawing a face
 constexpr std::size_t kMostPasscode = 4096;  // bytes
 constexpr const char* kBlurWarning =
@@ -291,6 +292,8 @@ int deid(const Options& options) {
   guard.lookahead = options.count("--lookahead").value_or(info.live ? 0 : kLookahead);
   // where frames wait anyway, those that come are searched while the check looks at those that go
   detecting.streams = guard.lookahead > 0 && settings.recheck ? 2 : 1;
+  // in a picture nothing before and after makes up for a face that is missed
+  if (!detecting.low && info.frame_count == 1) detecting.low = kPictureLow;
   std::shared_ptr<faces::FaceDetector> detector = faces::open_detector(detecting);
   check_threshold(*detector, detecting, info.size);
   guard.low = detector->low();
@@ -349,7 +352,7 @@ Verb deid_verb() {
       {"--passcode-file", "", "FILE", "passcode that chooses the faces"},
       {"--passcode-env", "", "NAME", "environment variable with the passcode (default: GENEDGE_PASSCODE)"},
       {"--detector", "", "FILE", "bundle or YuNet .onnx (default: $GENEDGE_FACE_DETECTOR, YuNet, own)"},
-      {"--thresh", "", "S", "score that covers (default: 0.25, of the own detector 0.3)"},
+      {"--thresh", "", "S", "score that covers (default: 0.25, of the own detector in videos 0.3)"},
       {"--mask-scale", "", "F", "width over that of the face (default: 1.6)"},
       {"--lookahead", "", "N", "frames that wait for later sights (default: 12, live: 0)"},
       {"--hold", "", "S", "seconds that a lost face stays covered (default: 0.8)"},
