@@ -1,9 +1,11 @@
 # The tests of the face pipeline. Pictures and traces are those that pytest reads too.
 genedge_test(faces_guard "${PROJECT_SOURCE_DIR}/tests/data/traces")
-genedge_test(faces_methods "${PROJECT_SOURCE_DIR}/tests/data/covers")
 genedge_test(faces_search "${PROJECT_SOURCE_DIR}/tests/data/face-search.json")
-if(NOT GENEDGE_SANITIZE MATCHES "thread")  # which does not see that OpenCV, built without it, counts references to a frame
+# OpenCV is built without the thread sanitizer, which does not see that it counts references to a frame, and that its
+# threads for a filter have ended before the filter returns.
+if(NOT GENEDGE_SANITIZE MATCHES "thread")
   genedge_test(faces_deid)
+  genedge_test(faces_methods "${PROJECT_SOURCE_DIR}/tests/data/covers")
 endif()
 genedge_test(faces_keys "${PROJECT_SOURCE_DIR}/tests/data/covers/picture.png")
 
