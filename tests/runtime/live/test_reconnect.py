@@ -207,7 +207,7 @@ def goes_through_a_restart(address: str, server: HttpServer | RtspServer, away: 
     times = [pts for _, pts in arrived]
     assert times == sorted(set(times))
     assert times[0] == 0
-    assert float(times[-1]) == pytest.approx(arrived[-1][0] - arrived[0][0], abs=0.4)  # the clock on the wall
+    assert float(times[-1]) == pytest.approx(arrived[-1][0] - arrived[0][0], abs=1.0)  # the clock on the wall
     # what was buffered while FFmpeg looked at the stream is not shown late
     assert report.latency["capture"].p50_ms < 100
 
