@@ -568,10 +568,8 @@ def browser_of(options: argparse.Namespace, *, compares: bool) -> Callable[[Sour
 
 def _run(options: argparse.Namespace) -> int:
     from runtime.bundle import open_bundle
-    from runtime.live.switch import Slot, SwitchSession
     from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
-    from runtime.stages import open_stage
     from runtime.video.browser import BrowserSink
     from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
@@ -593,29 +591,9 @@ def _run(options: argparse.Namespace) -> int:
         source = stack.enter_context(open_input_as_told(options))
         check_sink(options.output, source=source.info, overwrite=replaces)
         check_adaptive(options, source)
-        height, width = source.info.height, source.info.width
-        stages: list[Session] = []
-        slots = []
-        for bundle, choice, image in zip(bundles, choices, images, strict=True):
-            session: Session = open_stage(
-                bundle,
-                choice,
-                height,
-                width,
-                tile=options.tile,
-                threads=options.threads,
-                live=source.info.live,
-                image=image,
-                engines=engines,
-            )
-            if browser is not None or options.adaptive:
-                session = SwitchSession(session)
-                slots.append(Slot(bundle, choice, session, height, width, options.tile))
-            stages.append(stack.enter_context(session))
-            session.warm_up((1, height, width, 3))
-            controls.attach(len(stages) - 1, session, height, width)
-            say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
-            height, width = height * session.scale, width * session.scale
+        stages, slots, (height, width) = open_stages(
+            stack, options, source.info, bundles, choices, images, engines, controls, exchanged=browser is not None
+        )
         models = zip(bundles, choices, strict=True)
         file_run = open_run(options, source.info, lambda: facts_of(options, source.info, models), say)
         if file_run is not None:
@@ -647,6 +625,86 @@ def _run(options: argparse.Namespace) -> int:
         return job.run()
 
 
+def open_stages(
+    stack: ExitStack,
+    options: argparse.Namespace,
+    info: SourceInfo,
+    bundles: Sequence[Bundle],
+    choices: Sequence[Choice],
+    images: Sequence[str | None],
+    engines: EngineOptions,
+    controls: Controls,
+    *,
+    exchanged: bool = False,
+) -> tuple[list[Session], list[Slot], tuple[int, int]]:
+    """One stage for each bundle, warm, and said; ``stack`` closes them.
+
+    Returns the stages, their slots where something may exchange them (``exchanged``, or ``--adaptive``), else none, and
+    the height and width in pixels of what comes out of the last one. Raises what
+    :func:`runtime.stages.open_stage` does.
+    """
+    from runtime.live.switch import Slot, SwitchSession
+    from runtime.stages import open_stage
+
+    height, width = info.height, info.width
+    stages: list[Session] = []
+    slots: list[Slot] = []
+    for bundle, choice, image in zip(bundles, choices, images, strict=True):
+        session: Session = open_stage(
+            bundle,
+            choice,
+            height,
+            width,
+            tile=options.tile,
+            threads=options.threads,
+            live=info.live,
+            image=image,
+            engines=engines,
+        )
+        if exchanged or options.adaptive:
+            session = SwitchSession(session)
+            slots.append(Slot(bundle, choice, session, height, width, options.tile))
+        stages.append(stack.enter_context(session))
+        session.warm_up((1, height, width, 3))
+        controls.attach(len(stages) - 1, session, height, width)
+        say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
+        height, width = height * session.scale, width * session.scale
+    return stages, slots, (height, width)
+
+
+def opener(
+    slots: Sequence[Slot],
+    images: Sequence[str | None],
+    options: argparse.Namespace,
+    engines: EngineOptions,
+    *,
+    live: bool,
+) -> Callable[[Bundle, Choice, Slot], Session]:
+    """What opens another session for a slot, for :class:`runtime.live.switch.Switcher`."""
+    from runtime.stages import open_stage
+
+    shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
+
+    def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
+        # --image is about the bundle that the stage has begun with
+        image = next(
+            (image for own, name, image in shown if own.session is slot.session and name == bundle.manifest.name), None
+        )
+        return open_stage(
+            bundle,
+            choice,
+            slot.height,
+            slot.width,
+            tile=slot.tile,
+            threads=options.threads,
+            live=live,
+            image=image,
+            engines=engines,
+        )
+
+    return opens
+
+
 def steer(stack: ExitStack, options: argparse.Namespace, controls: Controls, sink: Sink) -> None:
     """Let the ``--control`` file and the keyboard change the codes, until ``stack`` ends."""
     from runtime.control import FileWatcher, KeyReader, Keys
@@ -674,27 +732,8 @@ def _switcher(
     """Changes bundles and engines of a live run while it goes on; lets the page do so, and change codes."""
     from runtime.live.panel import Panel
     from runtime.live.switch import Switcher, bundles_here
-    from runtime.stages import open_stage
 
-    live = True if page is None else page.screen.live
-    shown = [(slot, slot.bundle.manifest.name, image) for slot, image in zip(slots, images, strict=True)]
-
-    def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
-        # --image is about the bundle that the stage has begun with
-        image = next(
-            (image for own, name, image in shown if own.session is slot.session and name == bundle.manifest.name), None
-        )
-        return open_stage(
-            bundle,
-            choice,
-            slot.height,
-            slot.width,
-            tile=slot.tile,
-            threads=options.threads,
-            live=live,
-            image=image,
-            engines=engines,
-        )
+    opens = opener(slots, images, options, engines, live=True if page is None else page.screen.live)
 
     def told(text: str) -> None:
         say_between(text)

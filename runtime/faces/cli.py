@@ -21,6 +21,8 @@ from runtime.cli import (
     images_of,
     json_option,
     open_input_as_told,
+    open_stages,
+    opener,
     run_told,
     say,
     say_hardware,
@@ -46,10 +48,9 @@ if TYPE_CHECKING:
     from runtime.faces.methods import Painter
     from runtime.faces.types import FaceDetector
     from runtime.live.adaptive import Adaptive
-    from runtime.live.switch import Slot
     from runtime.pipeline import PipelineReport
     from runtime.resume import FileRun
-    from runtime.sessions import Choice, Session
+    from runtime.sessions import Choice
     from runtime.video.sink import Sink
     from runtime.video.source import SourceInfo
 
@@ -165,10 +166,9 @@ def deid(options: argparse.Namespace) -> int:
     from runtime.faces.passcode import RecordingKeys, read_passcode, recording_of, salt_of
     from runtime.faces.resolve import LOW
     from runtime.faces.review import Gallery
-    from runtime.live.switch import Slot, Switcher, SwitchSession
+    from runtime.live.switch import Switcher
     from runtime.resume import facts_of, is_complete, open_run
     from runtime.sessions import choose
-    from runtime.stages import open_stage
     from runtime.video.raw_dump import DumpingSink
     from runtime.video.sink import check_sink, open_sink
 
@@ -255,45 +255,7 @@ def deid(options: argparse.Namespace) -> int:
             say("with a vault the output is pseudonymised, not anonymised: whoever has vault and passcode can undo it")
         if info.audio and not options.keep_audio:
             say("the sound is left out, because a voice identifies: --keep-audio keeps it")
-        height, width = info.height, info.width
-        stages: list[Session] = []
-        slots: list[Slot] = []
-
-        def opens(bundle: Bundle, choice: Choice, slot: Slot) -> Session:
-            image = next(image for other, image in zip(slots, images, strict=True) if other.session is slot.session)
-            return open_stage(
-                bundle,
-                choice,
-                slot.height,
-                slot.width,
-                tile=slot.tile,
-                threads=options.threads,
-                live=info.live,
-                image=image,
-                engines=engines,
-            )
-
-        for bundle, choice, image in zip(bundles, choices, images, strict=True):
-            session: Session = open_stage(
-                bundle,
-                choice,
-                height,
-                width,
-                tile=options.tile,
-                threads=options.threads,
-                live=info.live,
-                image=image,
-                engines=engines,
-            )
-            if options.adaptive:
-                session = SwitchSession(session)
-                slots.append(Slot(bundle, choice, session, height, width, options.tile))
-            stack.enter_context(session)
-            session.warm_up((1, height, width, 3))
-            controls.attach(len(stages), session, height, width)
-            say(f"{bundle.manifest.name}: {choice.reason}; {width}x{height} on {session.info.device}")
-            stages.append(session)
-            height, width = height * session.scale, width * session.scale
+        stages, slots, (height, width) = open_stages(stack, options, info, bundles, choices, images, engines, controls)
         models = zip(bundles, choices, strict=True)
         more = {"detector": detector.digest, "--thresh": f"{detector.low:g}"}
         file_run = open_run(options, info, lambda: facts_of(options, info, models, **more), say)
@@ -320,6 +282,7 @@ def deid(options: argparse.Namespace) -> int:
         say_hardware(sink)
         switcher = None
         if slots:
+            opens = opener(slots, images, options, engines, live=info.live)
             switcher = Switcher(slots, opens, controls, say, resizes=False, backend=options.backend)
             stack.callback(switcher.close)
         adaptive = adapting(options, stack, switcher, source)
