@@ -6,12 +6,16 @@ spells them. The options' names, values and limits are those that FFmpeg 8 lists
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from runtime.errors import UsageError
@@ -364,9 +368,13 @@ def trouble_with(encoder: str) -> str:
 
     PyAV lists encoders of hardware that is not there.
     """
+    with opening_an_encoder():
+        return _trouble_with(encoder)
+
+
+def _trouble_with(encoder: str) -> str:
     import av
 
-    quiet_encoders()
     known = next((one for one in ENCODERS if one.name == encoder), None)
     try:
         context: Any = av.CodecContext.create(encoder, "w")
@@ -390,9 +398,36 @@ def trouble_with(encoder: str) -> str:
     return f"{encoder} does not open here, {needs}" if needs != reason else f"{encoder} does not open here ({reason})"
 
 
-def quiet_encoders() -> None:
-    """Keep SVT-AV1 from writing its settings to standard error; call it before an encoder opens."""
+@contextlib.contextmanager
+def opening_an_encoder() -> Iterator[None]:
+    """Within it an encoder opens quietly, and leaves how this process's threads are scheduled as it was.
+
+    SVT-AV1 writes its settings to standard error. Where the user is root, as in a container, it also makes the thread
+    that opens it a real-time one (``SCHED_FIFO``, priority 99), which everything that thread starts inherits: engines,
+    whose threads wait for each other by spinning, then keep the processors from all others, for ever at times.
+    """
     os.environ.setdefault("SVT_LOG", "1")  # errors only
+    before = _schedules()
+    try:
+        yield
+    finally:
+        own = before.get(threading.get_native_id())
+        for thread, now in _schedules().items():
+            wanted = before.get(thread, own)
+            if wanted is not None and now != wanted:
+                with contextlib.suppress(OSError):  # the thread has ended
+                    os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
+
+
+def _schedules() -> dict[int, tuple[int, int]]:
+    """Each thread's policy and real-time priority; empty where the system has none such."""
+    found: dict[int, tuple[int, int]] = {}
+    if sys.platform == "linux":
+        for entry in Path("/proc/self/task").glob("*"):
+            with contextlib.suppress(OSError):
+                thread = int(entry.name)
+                found[thread] = (os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority)
+    return found
 
 
 def usable() -> dict[str, list[str]]:

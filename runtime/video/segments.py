@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import VideoError
-from runtime.video.encoders import Encoding
+from runtime.video.encoders import Encoding, opening_an_encoder
 from runtime.video.nal import parts_of, with_start_codes
 from runtime.video.sink import FileSink, date
 from runtime.video.source import SourceInfo, VideoFrame
@@ -216,7 +216,8 @@ class SegmentSink(FileSink):
         for name, value in self._settings.items():
             setattr(context, name, value)
         context.options = dict(self._encoding.options)
-        context.open()
+        with opening_an_encoder():
+            context.open()
         return context
 
     def _dated(self, packets: list[Any]) -> list[Any]:

@@ -21,7 +21,6 @@ import numpy as np
 
 from runtime.errors import message_of
 from runtime.frames import Frame
-from runtime.video.encoders import quiet_encoders
 from runtime.video.sink import LIVE_TIME_BASE, Ticks
 from runtime.video.source import RANGE_FULL, RANGE_LIMITED, Scaler
 
@@ -45,7 +44,6 @@ class _Stream:
     def __init__(self, job: dict[str, Any]) -> None:
         import av
 
-        quiet_encoders()
         kind = job["format"]
         options = dict(_OPTIONS[kind])
         if kind == "rtsp":

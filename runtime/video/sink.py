@@ -23,7 +23,7 @@ import numpy as np
 
 from runtime.errors import UsageError, VideoError, message_of
 from runtime.frames import Frame
-from runtime.video.encoders import Encoding, encoding_for, quiet_encoders
+from runtime.video.encoders import Encoding, encoding_for, opening_an_encoder
 from runtime.video.extras import Extras, name_track
 from runtime.video.fragments import PartFile, muxer_options
 from runtime.video.light import LIGHT
@@ -421,7 +421,6 @@ class FileSink(Sink):
         time_base = sink_time_base(source)
         self._format = FORMATS[uri.path.suffix.lower()]
         with self._guard("cannot be made"):
-            quiet_encoders()
             self._part = PartFile(self._temporary, self._format)
             options = muxer_options(self._format, fragmented=fragmented)
             self._container = av.open(self._part, "w", format=self._format, options=options)
@@ -440,7 +439,8 @@ class FileSink(Sink):
                 starts = [(self._start, time_base), *(self._audio.output_starts() if self._audio else ())]
                 self._container.container_options["movie_timescale"] = str(movie_timescale(starts))
             # the header is left to the first packet: FFmpeg's MP4 writer crashes where none comes
-            self._stream.codec_context.open()
+            with opening_an_encoder():
+                self._stream.codec_context.open()
         self._scale = Scaler()
 
     def _add_video(self, source: SourceInfo, encoding: Encoding, time_base: Fraction) -> Any:

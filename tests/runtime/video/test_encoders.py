@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -104,6 +107,33 @@ def test_every_encoder_that_opens_brings_the_pictures_back(tmp_path: Path, name:
     written(out, frames, codec=name, **({} if known(name).quality else {"bitrate": 2_000_000}))
     assert stream_of(out)[0] == known(name).codec
     assert psnr(out, frames) > 33
+
+
+def scheduling() -> dict[int, int]:
+    """Policy of every thread of this process."""
+    found = {}
+    for entry in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found[int(entry.name)] = os.sched_getscheduler(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a policy on Linux")
+@pytest.mark.parametrize("settings", [{}, {"segment": 3, "fragmented": True}], ids=["whole", "segments"])
+@pytest.mark.parametrize("name", HERE)
+def test_no_encoder_makes_this_a_real_time_process(tmp_path: Path, name: str, settings: dict[str, Any]) -> None:
+    """As root SVT-AV1 does, and then engines that spin keep the processors from whom they wait for."""
+    assert trouble_with.__wrapped__(name) == ""
+    assert set(scheduling().values()) == {os.SCHED_OTHER}
+    frames, seen = list(panning(8)), set()
+    more = {} if known(name).quality else {"bitrate": 2_000_000}
+    info = SourceInfo("test", 176, 144, Fraction(25), Fraction(1, 25))
+    out = str(tmp_path / "out.mkv")
+    with open_sink(out, source=info, width=176, height=144, threads=2, codec=name, **more, **settings) as sink:
+        for frame in frames:
+            sink.write(frame)
+            seen |= set(scheduling().values())
+    assert seen | set(scheduling().values()) == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("name", HERE)
