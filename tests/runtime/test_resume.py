@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -246,9 +247,11 @@ def killed_after(arguments: list[str], part: Path, size: int, number: signal.Sig
     before = part.stat().st_mtime_ns if part.exists() else 0
     try:
         while process.poll() is None:
-            if part.exists() and part.stat().st_mtime_ns != before and part.stat().st_size >= size:
-                process.send_signal(number)
-                break
+            with contextlib.suppress(FileNotFoundError):  # not there yet, or just given its final name
+                now = part.stat()
+                if now.st_mtime_ns != before and now.st_size >= size:
+                    process.send_signal(number)
+                    break
             time.sleep(0.002)
         errors = process.communicate(timeout=120)[1]
     finally:
