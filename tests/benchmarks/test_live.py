@@ -36,10 +36,11 @@ def test_a_short_run_meets_its_targets(assets: Callable[[str], Path], tmp_path: 
 
 
 @pytest.mark.slow
-def test_twenty_seconds_need_no_more_than_the_first_two(assets: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_two_minutes_need_no_more_than_their_beginning(assets: Callable[[str], Path], tmp_path: Path) -> None:
     clip, bundle = assets("video/carphone_pristine.mp4"), write_small_bundle(tmp_path / "tiny-x2")
     found = tmp_path / "found.json"
-    live.main(["--bundle", str(bundle), "--input", str(clip), "--minutes", "0.33", "--json", str(found)])
+    live.main(["--bundle", str(bundle), "--input", str(clip), "--minutes", "2", "--json", str(found)])
     content = json.loads(found.read_text())
     targets = {target["name"].partition(": ")[2]: target for target in content["targets"]}
     for what in ("growth of resident memory", "more threads in the second half", "more open files in the second half"):
