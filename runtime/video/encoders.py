@@ -362,42 +362,6 @@ def formats_of(encoder: str) -> tuple[str, ...]:
         return ()
 
 
-@functools.cache
-def trouble_with(encoder: str) -> str:
-    """Why an encoder cannot be used here, "" where it can: found by encoding a small frame with it.
-
-    PyAV lists encoders of hardware that is not there.
-    """
-    with opening_an_encoder():
-        return _trouble_with(encoder)
-
-
-def _trouble_with(encoder: str) -> str:
-    import av
-
-    known = next((one for one in ENCODERS if one.name == encoder), None)
-    try:
-        context: Any = av.CodecContext.create(encoder, "w")
-    except (av.FFmpegError, ValueError):
-        return f"this PyAV has no {encoder}"
-    try:
-        context.width = context.height = _TRIAL
-        context.pix_fmt = as_taken("yuv420p", formats_of(encoder)) or formats_of(encoder)[0]
-        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-        context.options = dict((*known.always, ("b", "1000000"))) if known else {}
-        frame = av.VideoFrame(_TRIAL, _TRIAL, context.pix_fmt)
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        frame.pts, frame.time_base = 0, Fraction(1, 25)
-        if context.encode(frame) or context.encode(None):
-            return ""
-        reason = "it gives nothing back"
-    except (av.FFmpegError, ValueError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-    needs = f"it needs {known.needs}" if known is not None and known.needs else reason
-    return f"{encoder} does not open here, {needs}" if needs != reason else f"{encoder} does not open here ({reason})"
-
-
 @contextlib.contextmanager
 def opening_an_encoder() -> Iterator[None]:
     """Within it an encoder opens quietly, and leaves how this process's threads are scheduled as it was.
@@ -428,6 +392,38 @@ def _schedules() -> dict[int, tuple[int, int]]:
                 thread = int(entry.name)
                 found[thread] = (os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority)
     return found
+
+
+@functools.cache
+@opening_an_encoder()
+def trouble_with(encoder: str) -> str:
+    """Why an encoder cannot be used here, "" where it can: found by encoding a small frame with it.
+
+    PyAV lists encoders of hardware that is not there.
+    """
+    import av
+
+    known = next((one for one in ENCODERS if one.name == encoder), None)
+    try:
+        context: Any = av.CodecContext.create(encoder, "w")
+    except (av.FFmpegError, ValueError):
+        return f"this PyAV has no {encoder}"
+    try:
+        context.width = context.height = _TRIAL
+        context.pix_fmt = as_taken("yuv420p", formats_of(encoder)) or formats_of(encoder)[0]
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        context.options = dict((*known.always, ("b", "1000000"))) if known else {}
+        frame = av.VideoFrame(_TRIAL, _TRIAL, context.pix_fmt)
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        if context.encode(frame) or context.encode(None):
+            return ""
+        reason = "it gives nothing back"
+    except (av.FFmpegError, ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    needs = f"it needs {known.needs}" if known is not None and known.needs else reason
+    return f"{encoder} does not open here, {needs}" if needs != reason else f"{encoder} does not open here ({reason})"
 
 
 def usable() -> dict[str, list[str]]:
