@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks import common
 from runtime.report import table, write_json
 
-ALL = ("startup", "parity", "super_resolution", "pipeline", "encoding", "int8", "memory", "live", "privacy")
+ALL = ("startup", "parity", "super_resolution", "pipeline", "encoding", "int8", "memory", "live", "native", "privacy")
 # these may need bundles, and share them
-BUILDING = ("parity", "super_resolution", "pipeline", "encoding", "int8", "memory", "live")
+BUILDING = ("parity", "super_resolution", "pipeline", "encoding", "int8", "memory", "live", "native")
 HEAD = ("benchmark", "met", "missed", "skipped", "seconds", "verdict")
 
 

@@ -73,6 +73,7 @@ class Inverting : public genedge::Session {
   void set_code(const std::string& name, const std::vector<double>& values) override { now_[name] = values; }
   void set_codes(const std::map<std::string, std::vector<double>>& values) override { now_ = values; }
   void reset() override {}
+  void prepare(cv::Size) override {}
 
   genedge::Pending submit(const cv::Mat& frame, cv::Mat& out) override {
     const auto on = std::count_if(now_["passcode"].begin(), now_["passcode"].end(), [](double bit) { return bit > 0; });

@@ -56,6 +56,7 @@ class Slow : public genedge::Session {
   void set_code(const std::string&, const std::vector<double>&) override {}
   void set_codes(const std::map<std::string, std::vector<double>>&) override {}
   void reset() override { ++resets; }
+  void prepare(cv::Size) override {}
   genedge::Pending submit(const cv::Mat& frame, cv::Mat& out) override {
     out.create(frame.size(), CV_8UC3);
     const bool fails = requests_++ == fail_at_;

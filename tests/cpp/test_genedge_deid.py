@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+from bundle_factory import write_recurrent_bundle
 from onnx import helper
 
 from runtime.faces.bank import average_faces
@@ -30,9 +31,6 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="ctest runs it")
 
 TIMES = {"seconds", "fps", "latency", "peak_rss_bytes"}
 """What no two runs have in common."""
-
-ELSEWHERE = {"adaptive", "codes", "output_dropped", "output_gaps", "resets"}
-"""What Python's program says of things that it alone does."""
 
 SIZE = (240, 320)  # height, width
 
@@ -86,7 +84,7 @@ def both(folder: Path, *arguments: Any, code: int = 0, step: int = 0) -> tuple[d
         started(command, (*arguments, *files), folder, code)
         report = json.loads((folder / f"{name}.json").read_text())
         results.append(
-            ({key: value for key, value in report.items() if key not in TIMES | ELSEWHERE}, folder / f"{name}.raw")
+            ({key: value for key, value in report.items() if key not in TIMES}, folder / f"{name}.raw")
         )
     (ours, our_frames), (theirs, their_frames) = results
     assert ours == theirs
@@ -116,6 +114,13 @@ def test_a_clip_is_covered_alike(pictures: tuple[str, Frames], tmp_path: Path, m
 )
 def test_options_do_the_same(pictures: tuple[str, Frames], tmp_path: Path, options: list[Any]) -> None:
     both(tmp_path, "-i", pictures[0], "--method", "mosaic", *options)
+
+
+def test_a_recurrent_bundle_behind_it_starts_afresh_at_cuts(pictures: tuple[str, Frames], tmp_path: Path) -> None:
+    bundle = write_recurrent_bundle(tmp_path / "recurrent")
+    report, _ = both(tmp_path, "-i", pictures[0], "--method", "solid", "-b", bundle, step=1)
+    assert report["resets"] == {"cuts": 1, "gaps": 0}
+    assert report["stages"] == ["openvino"]
 
 
 def test_a_picture_is_covered_alike(assets: Callable[[str], Path], tmp_path: Path) -> None:
@@ -161,6 +166,31 @@ def test_a_passcode_chooses_the_same_faces(pictures: tuple[str, Frames], tmp_pat
     code.chmod(0o600)
     report, _ = both(tmp_path, "-i", film, "--method", "average", "--passcode-file", code, step=1)
     assert report["methods"]["average"] > 9
+
+
+def test_a_broken_input_leaves_covered_frames_under_a_name_that_tells(
+    assets: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with av.open(str(assets("video/short_hamilton_clip.mp4"))) as source, av.open(str(tmp_path / "x.mkv"), "w") as copy:
+        stream = source.streams.video[0]
+        out = copy.add_stream_from_template(stream)
+        for number, packet in enumerate(source.demux(stream)):
+            if packet.dts is None or number > 60:
+                break
+            packet.stream = out
+            copy.mux(packet)
+    data = (tmp_path / "x.mkv").read_bytes()
+    (tmp_path / "broken.mkv").write_bytes(data[: len(data) * 2 // 3])
+    arguments = ("-i", "broken.mkv", "-o", "d.mp4", "--method", "solid", "--json", "r.json")
+    said = started([PROGRAM], arguments, tmp_path, 1)
+    assert "broke off" in said
+    assert "d.mp4.partial: " in said
+    assert not (tmp_path / "d.mp4").exists()
+    with av.open(str(tmp_path / "d.mp4.partial")) as result:
+        count = sum(1 for _ in result.decode(video=0))
+    assert 3 <= count < 60
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["outcome"], report["frames"]) == ("failed", count)
 
 
 def test_a_detector_that_sees_nothing_covers_all(pictures: tuple[str, Frames], tmp_path: Path) -> None:

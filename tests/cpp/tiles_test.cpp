@@ -29,6 +29,7 @@ class Doubling : public genedge::Session {
   void set_code(const std::string&, const std::vector<double>&) override {}
   void set_codes(const std::map<std::string, std::vector<double>>&) override {}
   void reset() override { ++resets; }
+  void prepare(cv::Size) override {}
   genedge::Pending submit(const cv::Mat& frame, cv::Mat& out) override {
     const bool fails = requests++ == fail_at_;
     sizes.push_back(frame.size());

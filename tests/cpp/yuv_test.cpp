@@ -1,4 +1,4 @@
-// Conversion of 4:2:0 pictures against the same in double precision, with colours interpolated between their places.
+// Conversions between 4:2:0 pictures and BGR against the same in double precision.
 #include <cmath>
 #include <vector>
 
@@ -55,9 +55,45 @@ double largest_difference(cv::Size size, genedge::ChromaPlace place, const gened
   return largest;
 }
 
+/// Of luma and of colours, by the definition of the matrix with these shares of red and blue.
+double largest_difference_to_420(cv::Size size, int matrix, double red, double blue) {
+  cv::Mat image(size, CV_8UC3);
+  cv::RNG random(9);
+  random.fill(image, cv::RNG::UNIFORM, 0, 256);
+  std::vector<std::uint8_t> planes[3];
+  for (int i = 0; i < 3; ++i) planes[i].resize(static_cast<std::size_t>((i ? size / 2 : size).area()));
+  std::uint8_t* pointers[] = {planes[0].data(), planes[1].data(), planes[2].data()};
+  const int strides[] = {size.width, size.width / 2, size.width / 2};
+  genedge::BgrTo420 convert(matrix);
+  convert(image, pointers, strides);
+  double largest = 0;
+  for (int y = 0; y < size.height; y += 2) {
+    for (int x = 0; x < size.width; x += 2) {
+      double u = 0, v = 0;
+      for (int pixel = 0; pixel < 4; ++pixel) {
+        const auto at = cv::Point(x + pixel % 2, y + pixel / 2);
+        const auto bgr = image.at<cv::Vec3b>(at);
+        const double light = red * bgr[2] + (1 - red - blue) * bgr[1] + blue * bgr[0];
+        u += (bgr[0] - light) / (1 - blue) / 2 / 4 * 224 / 255;
+        v += (bgr[2] - light) / (1 - red) / 2 / 4 * 224 / 255;
+        const double wanted = 16 + light * 219 / 255;
+        largest = std::max(largest, std::abs(wanted - planes[0][static_cast<std::size_t>(at.y * size.width + at.x)]));
+      }
+      const auto place = static_cast<std::size_t>(y / 2 * (size.width / 2) + x / 2);
+      largest = std::max({largest, std::abs(128 + u - planes[1][place]), std::abs(128 + v - planes[2][place])});
+    }
+  }
+  return largest;
+}
+
 }  // namespace
 
 int main() {
+  // weights are rounded to 1/1024, luma once, colours before and after the mean of four
+  CHECK(largest_difference_to_420({40, 24}, 1, 0.2126, 0.0722) < 1.3);
+  CHECK(largest_difference_to_420({2, 2}, 6, 0.299, 0.114) < 1.3);
+  CHECK(largest_difference_to_420({64, 2}, 9, 0.2627, 0.0593) < 1.3);
+  CHECK(!genedge::BgrTo420::knows(2));
   for (const auto size : {cv::Size(33, 17), cv::Size(2, 2), cv::Size(1, 1), cv::Size(40, 24)}) {
     for (const int x : {0, 2}) {
       for (const int y : {0, 2, 4}) {

@@ -2,11 +2,11 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <opencv2/imgcodecs.hpp>
 #include <system_error>
 
 #include "genedge/error.hpp"
 #include "json_reader.hpp"
+#include "parts.hpp"
 #include "text.hpp"
 
 namespace fs = std::filesystem;
@@ -55,12 +55,7 @@ std::optional<std::string> bytes_of_file(const fs::path& path) {
 
 cv::Mat picture(const Bundle& bundle, const FileRef& reference) {
   const std::string data = bundle.read(reference);
-  cv::Mat image;
-  try {
-    const cv::Mat bytes(1, static_cast<int>(data.size()), CV_8U, const_cast<char*>(data.data()));
-    if (!data.empty()) image = cv::imdecode(bytes, cv::IMREAD_COLOR);
-  } catch (const cv::Exception&) {  // more pixels than OpenCV reads
-  }
+  cv::Mat image = picture_parts().decode(data.data(), data.size(), false);
   if (image.empty()) throw ManifestError((bundle.folder / reference.file).string() + ": not a picture");
   return image;
 }

@@ -227,12 +227,7 @@ class PlainSession : public GraphSession {
   Pending submit(const cv::Mat& frame, cv::Mat& out) override {
     check_frame(frame);
     make(out, frame.size());
-    if (frame.size() != size_) {
-      settle();
-      slots_.clear();
-      specialise(frame.size(), in_flight_);
-      slots_.resize(static_cast<std::size_t>(in_flight_));
-    }
+    if (frame.size() != size_) prepare(frame.size());
     auto& running = slots_[next_];
     if (running) running->settle();  // it has the oldest request, so the first to end
     const auto& codes = codes_.arrays(frame.size());
@@ -243,6 +238,13 @@ class PlainSession : public GraphSession {
   }
 
   void reset() override {}
+
+  void prepare(cv::Size size) override {
+    settle();
+    slots_.clear();
+    specialise(size, in_flight_);
+    slots_.resize(static_cast<std::size_t>(in_flight_));
+  }
 
  private:
   void settle() {
@@ -281,44 +283,7 @@ class RecurrentSession : public GraphSession {
 
   void reset() override { reset_ = true; }
 
- private:
-  struct State {
-    const Port* port;
-    Bytes value;      // what the next step reads
-    Bytes following;  // what it writes; empty where the frame feeds it
-  };
-
-  void step(const cv::Mat& frame, cv::Mat& out, bool anew, const std::map<std::string, std::shared_ptr<Floats>>& codes) {
-    if (frame.size() != size_) {
-      begin(frame.size());
-    } else if (anew && !initial_) {
-      for (State& state : states_) std::fill(state.value.begin(), state.value.end(), 0);
-      initial_ = true;
-    }
-    Arrays inputs = inputs_of(frame, codes), outputs = {{image_.name, image_in(out)}};
-    for (State& state : states_) {
-      const bool own = initial_ && *state.port->initial == "frame";
-      const Shape& shape = shapes_.at(state.port->name);
-      inputs[state.port->name] = {state.port->dtype, shape, own ? frame.data : state.value.data()};
-      if (!state.following.empty()) outputs[*state.port->source] = {state.port->dtype, shape, state.following.data()};
-    }
-    try {
-      engine_->run(inputs, outputs);
-    } catch (const Error& error) {
-      if (initial_) throw misfit(frame.size(), error);
-      throw;
-    }
-    for (State& state : states_) {
-      if (state.following.empty()) {
-        std::memcpy(state.value.data(), frame.data, state.value.size());
-      } else {
-        state.value.swap(state.following);
-      }
-    }
-    initial_ = false;
-  }
-
-  void begin(cv::Size size) {
+  void prepare(cv::Size size) override {
     states_.clear();
     initial_ = true;
     const auto states = manifest_.inputs_of("state");
@@ -345,6 +310,43 @@ class RecurrentSession : public GraphSession {
       const bool fed_by_frame = *port->source == manifest_.frame().name;
       states_.push_back({port, Bytes(array.bytes()), fed_by_frame ? Bytes() : Bytes(array.bytes())});
     }
+  }
+
+ private:
+  struct State {
+    const Port* port;
+    Bytes value;      // what the next step reads
+    Bytes following;  // what it writes; empty where the frame feeds it
+  };
+
+  void step(const cv::Mat& frame, cv::Mat& out, bool anew, const std::map<std::string, std::shared_ptr<Floats>>& codes) {
+    if (frame.size() != size_) {
+      prepare(frame.size());
+    } else if (anew && !initial_) {
+      for (State& state : states_) std::fill(state.value.begin(), state.value.end(), 0);
+      initial_ = true;
+    }
+    Arrays inputs = inputs_of(frame, codes), outputs = {{image_.name, image_in(out)}};
+    for (State& state : states_) {
+      const bool own = initial_ && *state.port->initial == "frame";
+      const Shape& shape = shapes_.at(state.port->name);
+      inputs[state.port->name] = {state.port->dtype, shape, own ? frame.data : state.value.data()};
+      if (!state.following.empty()) outputs[*state.port->source] = {state.port->dtype, shape, state.following.data()};
+    }
+    try {
+      engine_->run(inputs, outputs);
+    } catch (const Error& error) {
+      if (initial_) throw misfit(frame.size(), error);
+      throw;
+    }
+    for (State& state : states_) {
+      if (state.following.empty()) {
+        std::memcpy(state.value.data(), frame.data, state.value.size());
+      } else {
+        state.value.swap(state.following);
+      }
+    }
+    initial_ = false;
   }
 
   /// What to throw where the first step has failed: often because a state does not grow with the frame.
@@ -384,6 +386,7 @@ std::vector<cv::Mat> Session::infer(const std::vector<cv::Mat>& frames) {
 }
 
 void Session::warm_up(cv::Size size) {
+  prepare(size);
   infer(cv::Mat(size, CV_8UC3, cv::Scalar::all(127)));
   reset();
 }

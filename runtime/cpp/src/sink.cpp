@@ -1,20 +1,14 @@
-// Pictures, windows, GStreamer pipelines, raw dumps and nothing, and the choice among all sinks.
+// Pictures, raw dumps and nothing, and the choice among all sinks.
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <opencv2/highgui.hpp>
-#include <opencv2/imgcodecs.hpp>
-#include <opencv2/videoio.hpp>
-#include <thread>
 
-#include "live.hpp"
+#include "parts.hpp"
 #include "text.hpp"
 #include "uri.hpp"
 #include "video_files.hpp"
@@ -24,15 +18,8 @@ namespace fs = std::filesystem;
 namespace genedge {
 namespace {
 
-const std::vector<std::string> kPresets = {"ultrafast", "superfast", "veryfast", "faster",   "fast",
-                                           "medium",    "slow",      "slower",   "veryslow", "placebo"};
-
-void check_size(const cv::Mat& image, cv::Size size) {
-  if (image.size() != size || image.type() != CV_8UC3 || !image.isContinuous()) {
-    throw VideoError("a frame of " + std::to_string(image.cols) + "x" + std::to_string(image.rows) +
-                     " came to a sink of " + std::to_string(size.width) + "x" + std::to_string(size.height));
-  }
-}
+const std::vector<std::string> kPresets = {"light",  "ultrafast", "superfast", "veryfast", "faster", "fast",
+                                           "medium", "slow",      "slower",    "veryslow", "placebo"};
 
 [[noreturn]] void cannot_write(const fs::path& path, int number) {
   if (number == ENOSPC || number == EDQUOT) {
@@ -86,17 +73,7 @@ class PictureSink : public Sink {
     if (single_ && frames_written_) throw VideoError(path_.string() + " is one picture, but a second frame came");
     const fs::path path = single_ ? path_ : path_.parent_path() / name_(frame.index);
     const std::string suffix = lower(path.extension().string());
-    std::vector<int> options;
-    if (suffix == ".png") options = {cv::IMWRITE_PNG_COMPRESSION, 3};
-    if (suffix == ".jpg" || suffix == ".jpeg") options = {cv::IMWRITE_JPEG_QUALITY, 95};
-    std::vector<unsigned char> data;
-    bool good = false;
-    try {
-      good = cv::imencode(suffix, frame.image, data, options);
-    } catch (const cv::Exception& error) {
-      throw VideoError(path.string() + " cannot be written: " + error.err);
-    }
-    if (!good) throw VideoError(path.string() + " cannot be written: OpenCV cannot encode it");
+    const std::vector<unsigned char> data = picture_parts().encode(path.string(), suffix, frame.image);
     const fs::path temporary = path.parent_path() / ("." + path.filename().string() + ".part");
     errno = 0;
     std::ofstream file(temporary, std::ios::binary);
@@ -125,86 +102,6 @@ class PictureSink : public Sink {
   cv::Size size_;
   NumberedName name_;
   std::vector<std::string> older_;
-};
-
-/// A window, at the speed of the video. q, Esc or closing it stops the run.
-class WindowSink : public Sink {
- public:
-  WindowSink(cv::Size size, const SourceInfo& source) : size_(size), source_(source) {
-    if (std::getenv("DISPLAY") == nullptr && std::getenv("WAYLAND_DISPLAY") == nullptr) {
-      throw VideoError("no display here (DISPLAY is not set): write to a file instead, or to null:// to measure");
-    }
-  }
-
-  void write(const VideoFrame& frame) override {
-    check_size(frame.image, size_);
-    wait_for(static_cast<double>(frame.pts) * source_.time_base.value());
-    int key = -1;
-    bool closed = false;
-    try {
-      if (!frames_written_) {
-        cv::namedWindow(kTitle, cv::WINDOW_NORMAL);
-        cv::resizeWindow(kTitle, size_);
-      }
-      cv::imshow(kTitle, frame.image);
-      key = cv::waitKey(1) & 0xFF;
-      closed = frames_written_ && cv::getWindowProperty(kTitle, cv::WND_PROP_VISIBLE) < 1;
-    } catch (const cv::Exception& error) {
-      throw VideoError("the window failed: " + error.err + ": write to a file instead, or to null:// to measure");
-    }
-    ++frames_written_;
-    stop_ = stop_ || closed || key == 'q' || key == 'Q' || key == 27;
-  }
-
-  void close() override {
-    if (frames_written_ && !std::exchange(closed_, true)) cv::destroyAllWindows();
-  }
-
-  bool stop_requested() const override { return stop_; }
-
- private:
-  static constexpr const char* kTitle = "genedge (q stops)";
-
-  /// Files are shown no faster than they were filmed; a late frame moves the clock.
-  void wait_for(double pts) {
-    const double now = steady_seconds();
-    if (source_.live || !zero_ || *zero_ + pts < now) zero_ = now - pts;
-    const double wait = *zero_ + pts - now;
-    if (wait > 0.001) std::this_thread::sleep_for(std::chrono::duration<double>(wait));
-  }
-
-  cv::Size size_;
-  SourceInfo source_;
-  std::optional<double> zero_;
-  bool stop_ = false, closed_ = false;
-};
-
-/// A GStreamer pipeline behind an appsrc, such as an encoder of a Jetson or an RTSP client.
-class GStreamerSink : public Sink {
- public:
-  GStreamerSink(const SinkUri& uri, const SourceInfo& source, cv::Size size) : size_(size) {
-    std::string pipeline(trimmed(uri.target));
-    if (pipeline.find("appsrc") == std::string::npos) {
-      pipeline = "appsrc ! videoconvert ! " + pipeline.substr(pipeline.find_first_not_of("! "));
-    }
-    writer_.open(pipeline, cv::CAP_GSTREAMER, 0, source.rate ? source.rate->value() : 30.0, size, true);
-    if (!writer_.isOpened()) {
-      throw VideoError(uri.text + " cannot be opened: does this OpenCV have GStreamer, and are all elements there? " +
-                       pipeline);
-    }
-  }
-
-  void write(const VideoFrame& frame) override {
-    check_size(frame.image, size_);
-    writer_.write(frame.image);
-    ++frames_written_;
-  }
-
-  void close() override { writer_.release(); }
-
- private:
-  cv::Size size_;
-  cv::VideoWriter writer_;
 };
 
 /// Writes every frame's bytes to a file, and passes it on.
@@ -249,8 +146,8 @@ class DumpingSink : public Sink {
 std::unique_ptr<Sink> opened(const SinkUri& uri, const SourceInfo& source, cv::Size size, const SinkOptions& options) {
   switch (uri.kind) {
     case SinkKind::null: return std::make_unique<NullSink>(size);
-    case SinkKind::display: return std::make_unique<WindowSink>(size, source);
-    case SinkKind::gstreamer: return std::make_unique<GStreamerSink>(uri, source, size);
+    case SinkKind::display: return device_parts().window(size, source);
+    case SinkKind::gstreamer: return device_parts().pipeline(uri, source, size);
     case SinkKind::pattern:
     case SinkKind::picture: return std::make_unique<PictureSink>(uri, size);
     case SinkKind::file: break;
@@ -259,6 +156,13 @@ std::unique_ptr<Sink> opened(const SinkUri& uri, const SourceInfo& source, cv::S
 }
 
 }  // namespace
+
+void check_size(const cv::Mat& image, cv::Size size) {
+  if (image.size() != size || image.type() != CV_8UC3 || !image.isContinuous()) {
+    throw VideoError("a frame of " + std::to_string(image.cols) + "x" + std::to_string(image.rows) +
+                     " came to a sink of " + std::to_string(size.width) + "x" + std::to_string(size.height));
+  }
+}
 
 Encoding encoding_for(const SinkUri& uri, const SinkOptions& options) {
   const bool webm = lower(fs::path(uri.target).extension().string()) == ".webm";

@@ -24,6 +24,11 @@ struct FreeOutput {
 };
 using Output = std::unique_ptr<AVFormatContext, FreeOutput>;
 
+/// Preset `light` of H.264 beside x264's ultrafast: see runtime/video/light.py.
+constexpr const char* kLight =
+    "cabac=1:deblock=0,0:8x8dct=1:partitions=i4x4,i8x8:subme=1:mbtree=1:rc-lookahead=10:scenecut=40:aq-mode=1:"
+    "aq-strength=0.3";
+
 constexpr AVRational kLiveTimeBase = {1, 90'000};
 
 /// What FFmpeg's functions say where they fail.
@@ -134,6 +139,7 @@ class FfmpegSink : public Sink {
  public:
   FfmpegSink(const SinkUri& uri, const SourceInfo& source, cv::Size size, const SinkOptions& options)
       : final_(uri.target),
+        unfinished_(options.keep_partial ? fs::path(uri.target + kPartial) : final_),
         temporary_(final_.parent_path() / ("." + final_.stem().string() + ".part" + final_.extension().string())),
         size_(size) {
     const Encoding encoding = encoding_for(uri, options);
@@ -173,10 +179,8 @@ class FfmpegSink : public Sink {
   void write(const VideoFrame& frame) override {
     if (done_) throw VideoError(final_.string() + " is closed: it takes no more frames");
     guard("cannot be written", [&] {
-      const std::uint8_t* planes[4] = {frame.image.data, nullptr, nullptr, nullptr};
-      const int strides[4] = {static_cast<int>(frame.image.step), 0, 0, 0};
       checked(av_frame_make_writable(picture_.get()));
-      if (!scaler_->run(planes, strides, picture_->data, picture_->linesize)) throw Failure{AVERROR(ENOSYS)};
+      convert(frame.image);
       std::int64_t ticks = start_ + av_rescale_q(frame.pts, source_base_, base_);
       if (frames_written_ && ticks <= last_) {
         ++moved_;
@@ -198,6 +202,16 @@ class FfmpegSink : public Sink {
   void abort() override { finish(true); }
 
  private:
+  void convert(const cv::Mat& image) {
+    if (to_420_) {
+      (*to_420_)(image, picture_->data, picture_->linesize);
+      return;
+    }
+    const std::uint8_t* planes[4] = {image.data, nullptr, nullptr, nullptr};
+    const int strides[4] = {static_cast<int>(image.step), 0, 0, 0};
+    if (!scaler_->run(planes, strides, picture_->data, picture_->linesize)) throw Failure{AVERROR(ENOSYS)};
+  }
+
   bool is_mp4() const { return std::string(format_name()) == "mp4" || std::string(format_name()) == "mov"; }
 
   const char* format_name() const {
@@ -212,7 +226,7 @@ class FfmpegSink : public Sink {
     if (codec == nullptr) throw UsageError(std::string("this FFmpeg has no ") + name + ": choose another codec");
     encoder_.reset(avcodec_alloc_context3(codec));
     const bool even = size_.width % 2 == 0 && size_.height % 2 == 0;
-    const int matrix = matrix_for_size(size_);
+    const int matrix = matrix_for(source);
     const int usual = matrix == AVCOL_SPC_BT709 ? AVCOL_PRI_BT709 : AVCOL_PRI_SMPTE170M;
     const auto named = [&](int value) { return value == 0 || value == 2 || value == 3 ? usual : value; };
     const AVRational rate = source.rate ? AVRational{static_cast<int>(source.rate->num),
@@ -240,7 +254,9 @@ class FfmpegSink : public Sink {
       }
       encoder_->bit_rate = 0;
     } else {
-      av_dict_set(&settings, "preset", preset.c_str(), 0);
+      const bool light = preset == "light", x264 = encoding.codec == "h264";
+      av_dict_set(&settings, "preset", !light ? preset.c_str() : x264 ? "ultrafast" : "veryfast", 0);
+      if (light && x264) av_dict_set(&settings, "x264-params", kLight, 0);
     }
     if (encoding.codec == "hevc") {
       av_dict_set(&settings, "x265-params", "log-level=error", 0);
@@ -260,8 +276,18 @@ class FfmpegSink : public Sink {
     picture_->colorspace = encoder_->colorspace;
     picture_->color_range = encoder_->color_range;
     checked(av_frame_get_buffer(picture_.get(), 0));
-    scaler_.emplace(Pixels{size_, AV_PIX_FMT_BGR24},
-                    Pixels{size_, encoder_->pix_fmt, *swscale_matrix(matrix), false});
+    if (even && BgrTo420::knows(matrix)) {
+      to_420_.emplace(matrix);
+    } else {
+      scaler_.emplace(Pixels{size_, AV_PIX_FMT_BGR24},
+                      Pixels{size_, encoder_->pix_fmt, *swscale_matrix(matrix), false});
+    }
+  }
+
+  /// That of the source where it states one, else what players assume; from constant luminance the decoder goes without.
+  int matrix_for(const SourceInfo& source) const {
+    if (!source.color || !source.color->stated || source.color->matrix == AVCOL_SPC_RGB) return matrix_for_size(size_);
+    return source.color->matrix == AVCOL_SPC_BT2020_CL ? AVCOL_SPC_BT2020_NCL : source.color->matrix;
   }
 
   /// Ticks of the first frame in the output. The source's clock is kept; only if everything starts late, or the video
@@ -318,7 +344,7 @@ class FfmpegSink : public Sink {
       if (sound_) sound_->copy(cut ? std::optional(static_cast<double>(end_) * av_q2d(base_)) : std::nullopt);
       checked(av_write_trailer(output_.get()));
       checked(avio_closep(&output_->pb));
-      if (std::rename(temporary_.c_str(), final_.c_str()) != 0) throw Failure{AVERROR(errno)};
+      if (std::rename(temporary_.c_str(), (cut ? unfinished_ : final_).c_str()) != 0) throw Failure{AVERROR(errno)};
     });
     done_ = true;
     if (moved_) {
@@ -353,8 +379,8 @@ class FfmpegSink : public Sink {
     }
     done_ = true;
     avio_closep(&output_->pb);
-    std::rename(temporary_.c_str(), final_.c_str());
-    return " (what was written so far can be played: " + final_.string() + ")";
+    std::rename(temporary_.c_str(), unfinished_.c_str());
+    return " (what was written so far can be played: " + unfinished_.string() + ")";
   }
 
   void discard() {
@@ -364,13 +390,14 @@ class FfmpegSink : public Sink {
     fs::remove(temporary_, failure);
   }
 
-  fs::path final_, temporary_;
+  fs::path final_, unfinished_, temporary_;
   cv::Size size_;
   AVRational source_base_{}, base_{};
   Output output_;
   Decoder encoder_;
   AVStream* stream_ = nullptr;
   Frame picture_{av_frame_alloc()};
+  std::optional<BgrTo420> to_420_;  // or, for what it cannot do,
   std::optional<Scaler> scaler_;
   std::unique_ptr<Sound> sound_;
   std::map<std::int64_t, std::int64_t> durations_;

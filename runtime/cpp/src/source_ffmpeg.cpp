@@ -114,13 +114,13 @@ ColorInfo color_of(const AVFrame& frame) {
   const auto* format = av_pix_fmt_desc_get(static_cast<AVPixelFormat>(frame.format));
   const std::string name = format->name;
   if (format->flags & AV_PIX_FMT_FLAG_RGB || starts_with(name, "pal")) {
-    return {AVCOL_SPC_RGB, true, frame.color_primaries, frame.color_trc};
+    return {AVCOL_SPC_RGB, true, frame.color_primaries, frame.color_trc, true};
   }
-  int matrix = frame.colorspace;
-  if (!swscale_matrix(matrix)) matrix = matrix_for_size({frame.width, frame.height});
+  const bool stated = swscale_matrix(frame.colorspace).has_value();
+  const int matrix = stated ? static_cast<int>(frame.colorspace) : matrix_for_size({frame.width, frame.height});
   const bool implied = starts_with(name, "yuvj") || starts_with(name, "gray");
   const bool full = frame.color_range == AVCOL_RANGE_JPEG || (frame.color_range != AVCOL_RANGE_MPEG && implied);
-  return {matrix, full, frame.color_primaries, frame.color_trc};
+  return {matrix, full, frame.color_primaries, frame.color_trc, stated};
 }
 
 class FfmpegSource : public Source {
@@ -522,6 +522,28 @@ class FfmpegSource : public Source {
 std::unique_ptr<Source> open_video(const SourceUri& uri) {
   av_log_set_level(AV_LOG_FATAL);  // our messages say it
   return std::make_unique<FfmpegSource>(uri);
+}
+
+cv::Mat decoded_png(const unsigned char* data, std::size_t size) {
+  const AVCodec* codec = avcodec_find_decoder(AV_CODEC_ID_PNG);
+  if (codec == nullptr) return {};
+  const Decoder decoder(avcodec_alloc_context3(codec));
+  const Packet packet(av_packet_alloc());
+  const Frame frame(av_frame_alloc());
+  if (av_new_packet(packet.get(), static_cast<int>(size)) < 0) return {};
+  std::copy_n(data, size, packet->data);
+  decoder->thread_count = 1;  // with more it waits for further pictures
+  if (avcodec_open2(decoder.get(), codec, nullptr) < 0 || avcodec_send_packet(decoder.get(), packet.get()) < 0 ||
+      avcodec_receive_frame(decoder.get(), frame.get()) < 0) {
+    return {};
+  }
+  const bool alpha = frame->format == AV_PIX_FMT_RGBA;
+  if (!alpha && frame->format != AV_PIX_FMT_RGB24) return {};
+  const cv::Mat pixels(frame->height, frame->width, alpha ? CV_8UC4 : CV_8UC3, frame->data[0],
+                       static_cast<std::size_t>(frame->linesize[0]));
+  cv::Mat image;
+  cv::cvtColor(pixels, image, alpha ? cv::COLOR_RGBA2BGRA : cv::COLOR_RGB2BGR);
+  return image;
 }
 
 std::string video_library() { return "FFmpeg (libavformat " + std::to_string(avformat_version() >> 16) + ")"; }

@@ -108,7 +108,7 @@ class AdaptingSession : public Wrapper {
     };
   }
 
-  void warm_up(cv::Size size) override { inner_->warm_up(taken(size)); }
+  void prepare(cv::Size size) override { inner_->prepare(taken(size)); }
 
  protected:
   virtual cv::Size taken(cv::Size size) const = 0;
@@ -203,7 +203,7 @@ class TiledSession : public Wrapper {
     return [job, done = job->done.get_future().share()] { done.get(); };
   }
 
-  void warm_up(cv::Size size) override { inner_->warm_up(plan(size).tile); }
+  void prepare(cv::Size size) override { inner_->prepare(plan(size).tile); }
 
  private:
   struct Job {

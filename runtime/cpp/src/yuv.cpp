@@ -1,10 +1,21 @@
 #include "yuv.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <map>
+#include <opencv2/imgproc.hpp>
 #include <vector>
 
 namespace genedge {
 namespace {
+
+/// The shares of red and blue in luma, by the matrix's number in H.273.
+struct Luma {
+  double red, blue;
+};
+const std::map<int, Luma> kLuma = {{1, {0.2126, 0.0722}}, {4, {0.30, 0.11}},   {5, {0.299, 0.114}},
+                                   {6, {0.299, 0.114}},   {7, {0.212, 0.087}}, {9, {0.2627, 0.0593}}};
+constexpr double kUnits = 1024;  // OpenCV rounds the weights of 8-bit pixels to so many parts of one
 
 constexpr int kShift = 22;
 constexpr int kBias = 128;  // taken off every value in between, so that none leaves 32 bits
@@ -82,6 +93,47 @@ void bgr_from_yuv420(const Yuv420& picture, ChromaPlace place, const YuvColors& 
     for (int x = 0; x < width; ++x) r[x] = clipped(light[x] * y_step + half + v[x] * r_v);
     cv::Mat row = out.row(y);
     cv::merge(parts, 3, row);
+  }
+}
+
+bool BgrTo420::knows(int matrix) { return kLuma.count(matrix) > 0; }
+
+BgrTo420::BgrTo420(int matrix) {
+  const auto [red, blue] = kLuma.at(matrix);
+  const double y[3] = {blue, 1 - red - blue, red};
+  const double offsets[3] = {16, 128, 128};
+  for (int row = 0; row < 3; ++row) {
+    double exact[3], rounded[3], exact_sum = 0, rounded_sum = 0;
+    for (int i = 0; i < 3; ++i) {
+      const double u = ((i == 0) - y[i]) / (1 - blue) / 2, v = ((i == 2) - y[i]) / (1 - red) / 2;
+      exact[i] = (row == 0 ? y[i] * 219 : (row == 1 ? u : v) * 224) / 255 * kUnits;
+      rounded[i] = std::nearbyint(exact[i]);
+      exact_sum += exact[i];
+      rounded_sum += rounded[i];
+    }
+    // grey shall have no colour, and white be as light as it shall be: the weight that was rounded worst makes up for it
+    const double off = std::nearbyint(exact_sum) - rounded_sum;  // at most one unit
+    const double sign = off > 0 ? 1 : off < 0 ? -1 : 0;
+    int worst = 0;
+    for (int i = 1; i < 3; ++i) {
+      if (sign * (exact[i] - rounded[i]) > sign * (exact[worst] - rounded[worst])) worst = i;
+    }
+    rounded[worst] += off;
+    for (int i = 0; i < 3; ++i) weights_(row, i) = rounded[i] / kUnits;
+    weights_(row, 3) = offsets[row];
+  }
+}
+
+void BgrTo420::operator()(const cv::Mat& image, std::uint8_t* const* planes, const int* strides) {
+  const auto step = [&](int plane) { return static_cast<std::size_t>(strides[plane]); };
+  const cv::Size half = image.size() / 2;
+  cv::transform(image, packed_, weights_);
+  for (auto& whole : whole_) whole.create(image.size(), CV_8UC1);
+  cv::Mat parts[3] = {cv::Mat(image.size(), CV_8UC1, planes[0], step(0)), whole_[0], whole_[1]};
+  cv::split(packed_, parts);
+  for (int i = 0; i < 2; ++i) {
+    cv::Mat plane(half, CV_8UC1, planes[i + 1], step(i + 1));
+    cv::resize(whole_[i], plane, half, 0, 0, cv::INTER_AREA);
   }
 }
 

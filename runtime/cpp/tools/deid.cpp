@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
-#include "codes_of_run.hpp"
+#include "chain.hpp"
 #include "faces/canary.h"
 #include "faces/generator.h"
 #include "faces/keys.h"
@@ -21,6 +21,7 @@
 #include "signals.hpp"
 #include "stats.hpp"
 #include "text.hpp"
+#include "video_files.hpp"
 
 namespace genedge {
 namespace {
@@ -28,6 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kLookahead = 12;  // frames, of files: 0.4 s at 30 frames a second
+constexpr const char* kPreset = "veryfast";  // light is for frames that a net has smoothed
 constexpr double kPictureLow = 0.25;
 constexpr double kHigh = 0.6;   // score that permits drawing a face
 constexpr std::size_t kMostPasscode = 4096;  // bytes
@@ -162,7 +164,7 @@ struct Job {
   const faces::GuardSettings guard;
   std::unique_ptr<faces::DeidentifiedSource> source;
   std::shared_ptr<faces::FaceDetector> detector;
-  std::vector<std::unique_ptr<Session>> stages;
+  const Chain& chain;
   std::unique_ptr<Sink> sink;
 
   int run() {
@@ -175,18 +177,18 @@ struct Job {
     Progress progress(total, options.has("--quiet"));
     how.newest = source->info().live;
     how.progress = [&](std::int64_t frames) { progress.update(frames); };
-    std::vector<Session*> sessions;
-    for (const auto& stage : stages) sessions.push_back(stage.get());
+    std::optional<Beginnings> beginnings = chain.beginnings(source->info().time_base);
+    if (beginnings) how.begins = std::ref(*beginnings);
     PipelineReport report;
     try {
-      run_pipeline(*source, sessions, *sink, how, interrupts, report);
+      run_pipeline(*source, chain.sessions(), *sink, how, interrupts, report);
     } catch (const std::exception& problem) {
       progress.close();
-      tell(report, "failed", problem.what());
+      tell(report, "failed", problem.what(), beginnings);
       throw;
     }
     progress.close();
-    tell(report, interrupts ? "interrupted" : "complete", "");
+    tell(report, interrupts ? "interrupted" : "complete", "", beginnings);
     if (interrupts) {
       say("interrupted");
       return kInterrupted;
@@ -194,7 +196,8 @@ struct Job {
     return source->counts().covered_whole_frames() != 0 ? kNotMet : kOk;
   }
 
-  void tell(const PipelineReport& report, const std::string& outcome, const std::string& error) const {
+  void tell(const PipelineReport& report, const std::string& outcome, const std::string& error,
+            const std::optional<Beginnings>& beginnings) const {
     const faces::DeidCounts& counts = source->counts();
     const std::vector<faces::TrackSummary> tracks = source->guard().tracks();
     std::vector<std::string> warnings = source->warnings();
@@ -206,7 +209,9 @@ struct Job {
     if (sink->frames_written()) {
       int fallbacks = 0;
       for (const auto& entry : counts.fallbacks) fallbacks += entry.second;
-      say(options.text("--output") + ": " + std::to_string(sink->frames_written()) + " frames, " +
+      std::string place = options.text("--output");
+      if (outcome != "complete" && fs::exists(place + kPartial)) place += kPartial;
+      say(place + ": " + std::to_string(sink->frames_written()) + " frames, " +
           with_digits(report.fps, 1) + " fps; " + std::to_string(tracks.size()) + " tracks, " +
           std::to_string(counts.faces) + " faces replaced (" + kind(faces::CoverKind::held) + ", " +
           kind(faces::CoverKind::filled) + ", " + kind(faces::CoverKind::interpolated) + "), " +
@@ -247,7 +252,12 @@ struct Job {
     for (const auto& track : tracks) json["tracks"].push_back(as_json(track));
     json["gaps"] = nlohmann::json::array();
     json["stages"] = nlohmann::json::array();
-    for (const auto& stage : stages) json["stages"].push_back(stage->info().backend);
+    for (const Session* stage : chain.sessions()) json["stages"].push_back(stage->info().backend);
+    json["codes"] = chain.codes_as_json();
+    json["resets"] = as_json(beginnings);
+    json["adaptive"] = nullptr;
+    json["output_dropped"] = 0;
+    json["output_gaps"] = nlohmann::json::array();
     json["warnings"] = warnings;
     write_json(options.text("--json"), dumped(json));
   }
@@ -255,8 +265,9 @@ struct Job {
 
 int deid(const Options& options) {
   const std::string output = options.text("--output"), method = method_of(options);
-  SinkOptions wishes = sink_options_of(options);
+  SinkOptions wishes = sink_options_of(options, kPreset);
   wishes.audio = options.has("--keep-audio");
+  wishes.keep_partial = true;
   check_sink(output, wishes.overwrite);
   check_beside(options);
   const std::string passcode = passcode_of(options);
@@ -269,15 +280,10 @@ int deid(const Options& options) {
   faces::DeidSettings settings;
   settings.timeout = options.number("--timeout", 0.1, 600, "time in seconds").value_or(settings.timeout);
   settings.recheck = !options.has("--no-recheck");
-  std::vector<Bundle> bundles;
-  std::vector<Choice> choices;
-  for (const auto& place : options.all("--bundle")) {
-    bundles.push_back(open_bundle(place));
-    choices.push_back(choose(bundles.back(), options.text("--backend", "auto"), options.text("--precision", "auto")));
-  }
+  Chain chain(options, false);  // the passcode is for the faces
   std::optional<Bundle> generator;
   Choice generating;
-  std::vector<Choice> used = choices;
+  std::vector<Choice> used = chain.choices();
   if (method == "generator") {
     generator = open_bundle(options.text("--generator", "face-deid"));
     generating = choose(*generator, options.text("--backend", "auto"), options.text("--precision", "auto"));
@@ -301,6 +307,7 @@ int deid(const Options& options) {
   settings.guard = guard;
   std::shared_ptr<faces::FaceDetector> checker = detector;
   if (detecting.streams > 1) checker = detector->twin();
+  detector->prepare(info.size);
   const auto keys = passcode.empty() ? faces::RecordingKeys::random()
                                      : faces::RecordingKeys::from_passcode(
                                            passcode, faces::recording_of(options.text("--input"), info.live));
@@ -314,7 +321,7 @@ int deid(const Options& options) {
           std::make_unique<faces::DeidentifiedSource>(std::move(raw), detector,
                                                       faces::make_method(method, keys, std::move(painter)), settings,
                                                       checker),
-          detector, {}, nullptr};
+          detector, chain, nullptr};
   say(detector->description() + "; " + method + "; " + shown(info.size) + ", look-ahead " +
       std::to_string(guard.lookahead) + " frames");
   if (guard.lookahead == 0) {
@@ -324,17 +331,7 @@ int deid(const Options& options) {
   if (!info.audio.empty() && !wishes.audio) {
     say("the sound is left out, because a voice identifies: --keep-audio keeps it");
   }
-  cv::Size size = info.size;
-  for (std::size_t i = 0; i < bundles.size(); ++i) {
-    SessionOptions session;
-    session.engine = engine;
-    session.live = info.live;
-    job.stages.push_back(open_stage(bundles[i], choices[i], size, -1, session));
-    job.stages.back()->warm_up(size);
-    say(bundles[i].manifest.name + ": " + choices[i].reason + "; " + shown(size) + " on " +
-        job.stages.back()->info().device);
-    size *= job.stages.back()->scale();
-  }
+  const cv::Size size = chain.open(info.size, info.live, engine);
   job.sink = open_sink(output, info, size, wishes);
   return job.run();
 }
@@ -362,7 +359,7 @@ Verb deid_verb() {
   };
   return {"deid",
           "replace every face in a video or picture; a frame that cannot be judged is covered whole (exit code 3)",
-          own + engine_options() + video_options() + std::vector<Option>{json_option()}, deid};
+          own + chain_options() + engine_options() + video_options(kPreset) + std::vector<Option>{json_option()}, deid};
 }
 
 }  // namespace genedge

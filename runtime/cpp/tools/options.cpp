@@ -126,12 +126,12 @@ std::vector<Option> engine_options() {
   };
 }
 
-std::vector<Option> video_options() {
+std::vector<Option> video_options(const std::string& preset) {
   return {
       {"--max-frames", "", "N", "stop after N frames"},
       {"--codec", "", "NAME", "h264, hevc or vp9 (default: h264, vp9 for .webm)"},
       {"--crf", "", "Q", "quality, smaller is better (default: 18 for h264)"},
-      {"--preset", "", "NAME", "x264/x265 speed (default: veryfast)"},
+      {"--preset", "", "NAME", "light, or x264/x265 speed (default: " + preset + ")"},
       {"--dump-raw", "", "FILE", "also write every frame before it is encoded, as raw bytes (height x width x 3, BGR)"},
       {"--input-width", "", "N", "asked of a camera, in pixels"},
       {"--input-height", "", "N", "asked of a camera, in pixels"},
@@ -205,12 +205,12 @@ SourceOptions source_options_of(const Options& options) {
   return wishes;
 }
 
-SinkOptions sink_options_of(const Options& options) {
+SinkOptions sink_options_of(const Options& options, const std::string& preset) {
   SinkOptions wishes;
   wishes.overwrite = options.has("--overwrite");
   wishes.codec = options.text("--codec");
   wishes.crf = options.number("--crf", 0, 63, "quality");
-  wishes.preset = options.text("--preset", "veryfast");
+  wishes.preset = options.text("--preset", preset);
   wishes.dump_raw = options.text("--dump-raw");
   return wishes;
 }

@@ -59,14 +59,15 @@ Verb doctor_verb();
 // -- what several verbs take --------------------------------------------------------------------------------------------
 
 std::vector<Option> engine_options();
-std::vector<Option> video_options();
+/// `preset`: the usual one.
+std::vector<Option> video_options(const std::string& preset = "light");
 Option json_option();
 std::vector<Option> operator+(std::vector<Option> some, const std::vector<Option>& more);
 
 /// What `engine_options` say. Throws UsageError where an option for TensorRT is given and no choice uses it.
 EngineOptions engine_options_of(const Options& options, const std::vector<Choice>& choices);
 SourceOptions source_options_of(const Options& options);
-SinkOptions sink_options_of(const Options& options);
+SinkOptions sink_options_of(const Options& options, const std::string& preset = "light");
 
 /// (width, height) of an option HxW.
 cv::Size frame_size(const std::string& option, const std::string& text);

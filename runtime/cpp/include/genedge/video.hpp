@@ -37,12 +37,14 @@ struct VideoFrame {
   std::optional<double> captured;
 };
 
-/// How a video's pixels mean colour; codes of ITU-T H.273, 2 where it is not known.
+/// How a video's pixels mean colour; codes of ITU-T H.273, 2 where it is not known. `stated`: the file names its matrix;
+/// else it is the one that players assume.
 struct ColorInfo {
   int matrix = 2;
   bool full_range = true;
   int primaries = 2;
   int transfer = 2;
+  bool stated = true;
 };
 
 /// What is known about a source when it opens. `rate`: frames a second. `frame_count`: what the file says. `start`:
@@ -118,8 +120,9 @@ struct SinkOptions {
   bool overwrite = false;
   std::string codec;  // h264 | hevc | vp9; empty: what suits the file
   std::optional<double> crf;
-  std::string preset = "veryfast";
+  std::string preset = "light";  // of x264; others take it as veryfast
   bool audio = true;
+  bool keep_partial = false;  // a video file that is not complete keeps `.partial` at the end of its name
   std::string dump_raw;  // a file that gets every frame as raw bytes (height * width * 3, BGR) before it is encoded
 };
 

@@ -5,12 +5,12 @@
 #include <iterator>
 
 #include <nlohmann/json.hpp>
-#include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 
 #include "faces/align.h"
 #include "faces/blend.h"
 #include "genedge/error.hpp"
+#include "video_files.hpp"
 
 // the bank is part of the program, so that it is there wherever the program is
 #define GENEDGE_EMBED(name, path)                                                                     \
@@ -31,13 +31,12 @@ constexpr int kSamples = 48;          // pixels across and down on which the sce
 
 std::vector<AverageFace> read_bank() {
   const auto facts = nlohmann::json::parse(genedge_average_json, genedge_average_json_end);
-  const cv::Mat packed(1, static_cast<int>(genedge_average_png_end - genedge_average_png), CV_8UC1,
-                       const_cast<unsigned char*>(genedge_average_png));
-  const cv::Mat sheet = cv::imdecode(packed, cv::IMREAD_UNCHANGED);
+  const cv::Mat sheet = decoded_png(genedge_average_png,
+                                    static_cast<std::size_t>(genedge_average_png_end - genedge_average_png));
   const int width = facts["width"], height = facts["height"], columns = facts["columns"], count = facts["count"];
   const cv::Size expected(columns * width, (count + columns - 1) / columns * height);
   if (sheet.type() != CV_8UC4 || sheet.size() != expected) {
-    throw Error("the average faces cannot be read: this OpenCV has no PNG decoder");
+    throw Error("the average faces cannot be read: this build has no PNG decoder");
   }
   std::vector<AverageFace> faces(static_cast<std::size_t>(count));
   for (int index = 0; index < count; ++index) {

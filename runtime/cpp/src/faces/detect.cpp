@@ -5,6 +5,7 @@
 #include <deque>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -238,6 +239,20 @@ class Nets {
     return net;
   }
 
+  // Make those nets that are missing side by side: most of that work is done by one thread each.
+  void prepare(const std::vector<cv::Size>& sizes) {
+    std::map<std::pair<int, int>, std::future<std::shared_ptr<SizedNet>>> coming;
+    for (const cv::Size size : sizes) {
+      auto& net = coming[{size.width, size.height}];
+      if (!net.valid()) net = std::async(std::launch::async, [this, size] { return made(size); });
+    }
+    for (auto& [size, net] : coming) {
+      std::shared_ptr<SizedNet> ready = net.get();
+      const std::lock_guard lock(mutex_);
+      nets_[size] = std::move(ready);
+    }
+  }
+
   const DetectorFile file;
   const Choice choice;
 
@@ -297,6 +312,13 @@ class MultiScaleDetector : public FaceDetector {
       half.push_back(usual[place]);
     }
     return faces_of(merged(joined_rows(search(image, half.empty() ? usual : half))));
+  }
+
+  void prepare(cv::Size size) override {
+    const cv::Mat image(size, CV_8UC3, cv::Scalar::all(127));
+    std::vector<cv::Size> sizes;
+    for (const Pass& pass : passes_for(size, true)) sizes.push_back(pass.picture(image).size());
+    nets_->prepare(sizes);
   }
 
   std::unique_ptr<FaceDetector> twin() const override {

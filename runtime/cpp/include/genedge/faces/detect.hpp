@@ -32,6 +32,8 @@ class FaceDetector {
   /// As detect(), at half of the scales for an even `number` and at the others for an odd one: for the second look at a
   /// frame that is like the one before.
   virtual std::vector<Face> glance(const cv::Mat& image, int number) = 0;
+  /// Make ready for frames of `size`: else the first ones wait, as for each scale the model is compiled.
+  virtual void prepare(cv::Size) {}
   /// Another one of the same model, for another thread.
   virtual std::unique_ptr<FaceDetector> twin() const = 0;
 
