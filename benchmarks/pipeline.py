@@ -137,7 +137,7 @@ def file_to_file(session: Session, path: str, count: int, output: Path, preset: 
 
 def best_alone(bundle: Bundle, choice: Choice, frames: list[Frames], threads: int) -> tuple[int, int]:
     """Streams and requests in flight of ``COUNTS`` that give a session alone the most frames a second, by the median
-    of three turns."""
+    of five turns."""
     height, width = frames[0].shape[1:3]
     with ExitStack() as stack:
         sessions = {}
@@ -146,7 +146,7 @@ def best_alone(bundle: Bundle, choice: Choice, frames: list[Frames], threads: in
             sessions[streams, in_flight] = stack.enter_context(session)
             session.warm_up((1, height, width, 3))
         taken: dict[tuple[int, int], list[float]] = {counts: [] for counts in sessions}
-        for _ in range(3):
+        for _ in range(5):
             for counts, session in sessions.items():
                 taken[counts].append(session_alone(session, frames).ms)
         return min(taken, key=lambda counts: statistics.median(taken[counts]))

@@ -25,7 +25,7 @@ const Parts& parts_of(const char* name) {
   void* entry = library == nullptr ? nullptr : dlsym(library, name);
   if (entry == nullptr) {
     const char* reason = dlerror();
-    throw Error(path.string() + " does not load: " + (reason == nullptr ? "is it whole?" : reason));
+    throw Error("a part of genedge cannot be loaded: " + (reason == nullptr ? path.string() : std::string(reason)));
   }
   return *reinterpret_cast<const Parts* (*)()>(entry)();
 }
