@@ -83,9 +83,7 @@ def both(folder: Path, *arguments: Any, code: int = 0, step: int = 0) -> tuple[d
         files = ("-o", "null://", "--json", f"{name}.json", "--dump-raw", f"{name}.raw")
         started(command, (*arguments, *files), folder, code)
         report = json.loads((folder / f"{name}.json").read_text())
-        results.append(
-            ({key: value for key, value in report.items() if key not in TIMES}, folder / f"{name}.raw")
-        )
+        results.append(({key: value for key, value in report.items() if key not in TIMES}, folder / f"{name}.raw"))
     (ours, our_frames), (theirs, their_frames) = results
     assert ours == theirs
     covered = our_frames.read_bytes()
