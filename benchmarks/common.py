@@ -16,6 +16,7 @@ from typing import Any
 
 from runtime.errors import guarded
 from runtime.report import table, write_json
+from runtime.stats import cores_here
 
 BUSY = 0.5  # load per core above which other work is likely to disturb the times
 
@@ -157,11 +158,6 @@ def say(text: str) -> None:
 # --- machine and material ---------------------------------------------------------------------------------------------
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def conditions(device: str | None = None, threads: int | None = None) -> dict[str, Any]:
     """What the figures depend on. ``threads``: of the engine, 0 or None where it was left to choose.
 
@@ -170,12 +166,12 @@ def conditions(device: str | None = None, threads: int | None = None) -> dict[st
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     facts: dict[str, Any] = {
         "device": device or cpu_name(),
-        "cores": cores(),
+        "cores": cores_here(),
         "threads": threads or "default",
         "python": platform.python_version(),
         "load": None if load is None else round(load, 2),
     }
-    if load is not None and load > BUSY * cores():
+    if load is not None and load > BUSY * cores_here():
         facts["warning"] = "other work is running here, times are unreliable"
     return facts
 

@@ -27,6 +27,7 @@ from benchmarks.nets import UnavailableError, bundle_options, folder_for_built
 from benchmarks.pipeline import CLIP, bundle_for
 from recipes.assets import assets_folder
 from runtime.errors import GenedgeError
+from runtime.stats import cores_here
 
 NAME = "native"
 BUILT = Path("build/runtime/cpp/genedge-run")
@@ -110,7 +111,7 @@ def measure(options: argparse.Namespace) -> common.Result:
         return result
     watch, rows = Watch(), []
     programs = {"python": [sys.executable, "-m", "runtime"], "native": [str(program)]}
-    always = ["-i", str(clip), "--quiet", "--threads", str(options.threads or common.cores())]
+    always = ["-i", str(clip), "--quiet", "--threads", str(options.threads or cores_here())]
     with folder_for_built(options.built) as built, tempfile.TemporaryDirectory(prefix="genedge-") as scratch:
         for label, verb in verbs_of(options, built, result).items():
             commands = {name: [*program, *verb, *always] for name, program in programs.items()}

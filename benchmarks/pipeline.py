@@ -40,6 +40,7 @@ from runtime.frames import Frames
 from runtime.pipeline import PipelineReport, run_pipeline
 from runtime.sessions import Choice, Session, choose, open_session
 from runtime.stages import open_stage
+from runtime.stats import cores_here
 from runtime.video.light import LIGHT
 from runtime.video.sink import open_sink
 from runtime.video.source import open_source
@@ -287,7 +288,7 @@ def measure_plain(
         result.targets.append(common.skipped(f"{bundle.manifest.name} plain", "no net of this name has weights here"))
         return
     models = {"pytorch": net.weights(), "onnxruntime": bundle.folder / bundle.manifest.artifacts["fp32"].file}
-    threads = ["--threads", str(options.threads or common.cores())]
+    threads = ["--threads", str(options.threads or cores_here())]
     output, python = str(folder / "plain.mp4"), [sys.executable, "-m"]
     ours = ["runtime", "run", "-b", str(bundle.folder), "-i", path, "-o", output, "--overwrite", "--quiet"]
     ours += ["--max-frames", str(options.frames), "--backend", choice.backend, "--precision", choice.precision]

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.doctor_nvidia import GPU_REPAIR, nvidia_findings
 from runtime.findings import Finding, installed_version
 from runtime.nvidia import driver
+from runtime.stats import cores_here
 
 ENGINE_REPAIR = 'pip install "genedge[cpu]"'
 
@@ -33,16 +34,9 @@ _BASE = (("numpy", "numpy"), ("cv2", "opencv-python"), ("av", "av"))
 
 
 def _python() -> Finding:
-    text = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores"
+    text = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {cores_here()} cores"
     good = (3, 10) <= sys.version_info[:2] < (3, 14)
     return Finding(text, good, "" if good else "use Python 3.10 to 3.13")
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def _package(name: str, distribution: str) -> Finding:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UsageError
+from runtime.stats import cores_here
 from runtime.video.journal import Journal
 from runtime.video.segments import SEGMENT, SegmentSink, Whole, stored_segments
 from runtime.video.uri import SinkKind, SourceKind, parse_sink, parse_source
@@ -71,7 +72,7 @@ def facts_of(
             facts[f"--{name.replace('_', '-')}"] = str(value)
     facts["--segment"] = str(options.segment or SEGMENT)
     facts["PyAV"] = av.__version__
-    facts["number of cores"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    facts["number of cores"] = str(cores_here())
     return {**facts, **more}
 
 

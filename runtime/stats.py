@@ -124,6 +124,11 @@ def _percentile(ordered: list[float], percent: float) -> float:
     return 1e3 * (ordered[low] + (ordered[high] - ordered[low]) * (place - low))
 
 
+def cores_here() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far, in bytes; 0 where the system does not tell."""
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import common
+from runtime.stats import cores_here
 
 TURN_SECONDS, MOST_FRAMES = 0.25, 10  # of one turn, and the frames it has at most
 
@@ -80,8 +81,8 @@ class Watch:
         """Busy share of the cores that was not this process, 0..1; the load average where the system tells no more."""
         busy, own, seconds = (now - then for now, then in zip(self._now(), self._begin, strict=True))
         if busy_seconds() is None:
-            return os.getloadavg()[0] / common.cores() if hasattr(os, "getloadavg") else 0.0
-        return min(1.0, max(0.0, (busy - own) / max(seconds, 1e-6) / common.cores()))
+            return os.getloadavg()[0] / cores_here() if hasattr(os, "getloadavg") else 0.0
+        return min(1.0, max(0.0, (busy - own) / max(seconds, 1e-6) / cores_here()))
 
 
 def kind_of(load: float) -> str:

@@ -106,9 +106,10 @@ def batch(options: argparse.Namespace) -> int:
     from runtime.batch.files import collect
     from runtime.batch.journal import Journal
     from runtime.batch.local import LocalPool
-    from runtime.batch.work import Settings, cores_here, workshop
+    from runtime.batch.work import Settings, workshop
     from runtime.bundle import open_bundle
     from runtime.sessions import choose
+    from runtime.stats import cores_here
 
     if options.jobs == 0:
         raise UsageError("--jobs must be at least 1")

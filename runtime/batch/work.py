@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from runtime.batch.pieces import PieceNote, folder_of, piece_path
 from runtime.batch.pool import Tell
 from runtime.cli import controls_of, engines_of, images_of
 from runtime.errors import EndedEarlyError, VideoError
+from runtime.stats import cores_here
 from runtime.video.segments import SEGMENT
 from runtime.video.uri import VIDEO_SINK_SUFFIXES
 
@@ -321,8 +321,3 @@ class _TellingSink:
     def write(self, frame: VideoFrame) -> None:
         self._sink.write(frame)
         self._tell(self._sink.frames_written)
-
-
-def cores_here() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
