@@ -2,7 +2,7 @@
 
 The clip is repeated, with its sound, into a file as long as the run; the newest frame wins. Latency counts from the
 moment at which a frame is due to the end of its writing. ``--minutes 30`` makes a soak of it. Where others keep the
-cores busy, the latency is shown and not judged.
+cores busy, the latency is shown and not judged. ``sr-x2`` is built with INT8 where no bundle is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks import common
 from benchmarks.int8.rounds import Watch
 from benchmarks.memory import repeat_clip
-from benchmarks.nets import UnavailableError, bundle_of, bundle_options, folder_for_built
+from benchmarks.nets import UnavailableError, bundle_options, folder_for_built
+from benchmarks.pipeline import bundle_for
 from recipes.assets import assets_folder
 from runtime.bundle import Bundle
 from runtime.live.open import LiveOptions, open_input
@@ -227,11 +228,11 @@ def measure(options: argparse.Namespace) -> common.Result:
         return result
     rows = []
     with folder_for_built(options.built) as built, tempfile.TemporaryDirectory(prefix="genedge-") as folder:
-        for number, place in enumerate(options.bundle or DEFAULT_BUNDLES):
+        for number, place in enumerate(options.bundle or [None]):
             try:
-                bundle = bundle_of(place, built)
+                bundle = bundle_for(place, built, options.quick)
             except UnavailableError as reason:
-                result.targets.append(common.skipped(place, str(reason)))
+                result.targets.append(common.skipped(place or "sr-x2", str(reason)))
                 continue
             choice = choose(bundle, options.backend, options.precision)
             inside = Path(folder) / str(number)

@@ -66,6 +66,8 @@ class WindowSink(Sink):
 
     def __init__(self, width: int, height: int, *, live: bool, title: str = "genedge (q stops)") -> None:
         require_display()
+        # the Qt in OpenCV's wheels warns of fonts that it lacks, and of the thread at the end; nobody can act on it
+        os.environ.setdefault("QT_LOGGING_RULES", "*.warning=false")
         self.warnings = []
         self._size = width, height
         self._pace = Pace(live=live)

@@ -498,6 +498,7 @@ def test_a_window_that_q_closes(bundle: Path, display: str, make_clip: Callable[
     finally:
         process.kill()
     assert process.returncode == 0, errors
+    assert "QFontDatabase" not in errors
     assert 0 < json.loads(report.read_text())["frames"] < 2000
 
 
