@@ -232,7 +232,7 @@ def measure(options: argparse.Namespace) -> common.Result:
             try:
                 bundle = bundle_for(place, built, options.quick)
             except UnavailableError as reason:
-                result.targets.append(common.skipped(place or "sr-x2", str(reason)))
+                result.targets.append(common.skipped(place or DEFAULT_BUNDLES[0], str(reason)))
                 continue
             choice = choose(bundle, options.backend, options.precision)
             inside = Path(folder) / str(number)

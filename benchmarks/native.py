@@ -11,11 +11,8 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,8 @@ import runtime.faces
 from benchmarks import common
 from benchmarks.int8.rounds import Watch
 from benchmarks.nets import UnavailableError, bundle_options, folder_for_built
-from benchmarks.pipeline import CLIP, bundle_for
+from benchmarks.pipeline import CLIP, bundle_for, whole_program
 from recipes.assets import assets_folder
-from runtime.errors import GenedgeError
 from runtime.stats import cores_here
 
 NAME = "native"
@@ -45,20 +41,10 @@ def program_of(place: Path | None) -> Path | None:
     return BUILT.resolve() if BUILT.is_file() else Path(installed) if installed else None
 
 
-def finished(command: Sequence[str]) -> float:
-    """Seconds from start to end of a program."""
-    begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise GenedgeError(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return seconds
-
-
-def reported(command: Sequence[str], folder: Path) -> tuple[float, float]:
+def reported(command: list[str], folder: Path) -> tuple[float, float]:
     """(frames a second, peak resident memory in MiB), by the program's own report."""
     report = folder / "report.json"
-    finished([*command, "-o", str(folder / "out.mp4"), "--overwrite", "--json", str(report)])
+    whole_program([*command, "-o", str(folder / "out.mp4"), "--overwrite", "--json", str(report)])
     figures: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return figures["fps"], figures["peak_rss_bytes"] / MIB
 
@@ -80,7 +66,7 @@ def take_turns(commands: dict[str, list[str]], frames: int, rounds: int, folder:
     turns = {name: Turns() for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():
-            seconds = finished([*command, "--max-frames", "1", "-o", "null://"])
+            seconds, _ = whole_program([*command, "--max-frames", "1", "-o", "null://"])
             if number:  # the first turn fills the disk's cache
                 turns[name].starts.append(seconds)
     for _ in range(rounds):

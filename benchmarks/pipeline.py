@@ -274,7 +274,8 @@ def whole_program(command: list[str]) -> tuple[float, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds, after = time.perf_counter() - begin, os.times()
     if done.returncode:
-        raise GenedgeError(f"{' '.join(command[1:4])} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        called = " ".join(command[1:4]) if command[0] == sys.executable else command[0]
+        raise GenedgeError(f"{called} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return seconds, cpu
 

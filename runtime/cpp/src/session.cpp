@@ -386,7 +386,6 @@ std::vector<cv::Mat> Session::infer(const std::vector<cv::Mat>& frames) {
 }
 
 void Session::warm_up(cv::Size size) {
-  prepare(size);
   infer(cv::Mat(size, CV_8UC3, cv::Scalar::all(127)));
   reset();
 }

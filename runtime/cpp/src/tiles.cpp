@@ -109,6 +109,7 @@ class AdaptingSession : public Wrapper {
   }
 
   void prepare(cv::Size size) override { inner_->prepare(taken(size)); }
+  void warm_up(cv::Size size) override { inner_->warm_up(taken(size)); }
 
  protected:
   virtual cv::Size taken(cv::Size size) const = 0;
@@ -204,6 +205,7 @@ class TiledSession : public Wrapper {
   }
 
   void prepare(cv::Size size) override { inner_->prepare(plan(size).tile); }
+  void warm_up(cv::Size size) override { inner_->warm_up(plan(size).tile); }  // one tile, not a whole frame
 
  private:
   struct Job {

@@ -280,6 +280,12 @@ int deid(const Options& options) {
   faces::DeidSettings settings;
   settings.timeout = options.number("--timeout", 0.1, 600, "time in seconds").value_or(settings.timeout);
   settings.recheck = !options.has("--no-recheck");
+  if (!options.has("--bundle")) {
+    for (const Option& option : chain_options()) {
+      if (!options.has(option.name)) continue;
+      throw UsageError(option.name + " is for a bundle behind: add -b BUNDLE, or leave it out");
+    }
+  }
   Chain chain(options, false);  // the passcode is for the faces
   std::optional<Bundle> generator;
   Choice generating;

@@ -47,8 +47,8 @@ class Session {
   cv::Mat infer(const cv::Mat& frame);
   /// Specialise to frames of `size`, which takes longest of what there is to do before the first one. Resets.
   virtual void prepare(cv::Size size) = 0;
-  /// Prepare and run once, so that no frame is slower than the others. Resets.
-  void warm_up(cv::Size size);
+  /// Specialise to frames of `size` and run once, so that no frame is slower than the others. Resets.
+  virtual void warm_up(cv::Size size);
 };
 
 /// Backends that were compiled in and work on this device, best first.

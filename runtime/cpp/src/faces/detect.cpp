@@ -229,7 +229,7 @@ class Nets {
   std::shared_ptr<SizedNet> of(cv::Size size) {
     const std::lock_guard lock(mutex_);
     std::shared_ptr<SizedNet>& net = nets_[{size.width, size.height}];
-    if (!net || net->slots() < kSlots * users_) {
+    if (!net || !enough(*net)) {
       if (nets_.size() > kMostSizes) {
         nets_.clear();
         return nets_[{size.width, size.height}] = made(size);
@@ -242,9 +242,14 @@ class Nets {
   // Make those nets that are missing side by side: most of that work is done by one thread each.
   void prepare(const std::vector<cv::Size>& sizes) {
     std::map<std::pair<int, int>, std::future<std::shared_ptr<SizedNet>>> coming;
-    for (const cv::Size size : sizes) {
-      auto& net = coming[{size.width, size.height}];
-      if (!net.valid()) net = std::async(std::launch::async, [this, size] { return made(size); });
+    {
+      const std::lock_guard lock(mutex_);
+      for (const cv::Size size : sizes) {
+        const std::pair key(size.width, size.height);
+        const auto known = nets_.find(key);
+        if (coming.count(key) || (known != nets_.end() && enough(*known->second))) continue;
+        coming[key] = std::async(std::launch::async, [this, size] { return made(size); });
+      }
     }
     for (auto& [size, net] : coming) {
       std::shared_ptr<SizedNet> ready = net.get();
@@ -257,6 +262,9 @@ class Nets {
   const Choice choice;
 
  private:
+  // Whether every detector has slots of its own there.
+  bool enough(const SizedNet& net) const { return net.slots() >= kSlots * users_; }
+
   std::shared_ptr<SizedNet> made(cv::Size size) const {
     return std::make_shared<SizedNet>(file, choice, options_, size, kSlots * users_);
   }
